@@ -1,0 +1,2 @@
+//! The `uraid` program.
+fn main() {}
