@@ -1,1 +1,168 @@
-//! (being written)
+//! When to do it: a state machine that carries plans out. It does no I/O, knows no disk and touches no payload; it moves
+//! names of buffers through a [`Port`].
+//!
+//! The grammar of an [`Engine`]: [`submit`](Engine::submit) takes a request or says that it is full;
+//! [`run`](Engine::run) forms bands from what was submitted and starts all that can start, calling the port;
+//! [`complete`](Engine::complete) tells it that a disk operation is done; [`reply`](Engine::reply) gives out what is
+//! finished. `run` is also to be called after another queue's wake or a new health epoch.
+//!
+//! A request is cut into *pieces* (runs of rows of one data cell). Pieces of all submitted requests that fall into the
+//! same rows of the same stripe are merged into one *band* and planned together: neighbouring small writes become one
+//! reconstruct-write or a full stripe. A write that finds its rows locked joins the band that waits for them.
+//!
+//! The life of an operation (one band):
+//!
+//! ```text
+//!        (write) counted in; LU marked dirty?      rows locked / seen free     reads     folds, writes
+//! formed ------------> Intent ---------------------------> Lock --------> Gather -------> Scatter ----> done
+//!                        ^ ask the keeper                   ^  ^ no memory    | a read failed: plan      | a write failed:
+//!                        +---- wake ----+                   +--+ ------------+  again without it         v
+//!                                                                                       Hold until the survivors say so
+//! ```
+//!
+//! What must hold, and where it is kept:
+//! - A lock lives from plan to last write; after taking it the epoch is looked at again, so a plan made under a lock is
+//!   never older than what the previous holder knew.
+//! - The reply to a write that skipped a failed member waits until the view says that the member is missing. The view
+//!   says so only when the superblocks of the survivors do.
+//! - Reads that depend on more than one cell, or that could have been served by another copy, are checked against the
+//!   row lock's counter and done again if somebody wrote meanwhile: a value once read does not flip back.
+
+mod locks;
+mod machine;
+mod shared;
+
+#[cfg(test)]
+mod tests;
+
+pub use locks::{Observed, RowLocks};
+pub use machine::{Engine, Limits};
+pub use shared::{QueueId, Shared};
+
+use alloc::sync::Arc;
+
+use crate::plan::{Rows, View};
+use crate::units::{Lba, MemberLba, Sectors, Slot, Stripe};
+
+/// Wakes a queue that sleeps in its reap. Called from any thread.
+pub trait Wake: Send + Sync {
+    /// The queue shall look again.
+    fn wake(&self);
+}
+
+/// A run of bytes in memory the port knows by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bytes {
+    /// The region.
+    pub region: u32,
+    /// Bytes from its start.
+    pub offset: u32,
+    /// How many bytes.
+    pub len: u32,
+}
+
+impl Bytes {
+    /// `len` bytes from `offset` within these.
+    pub const fn slice(self, offset: u32, len: u32) -> Bytes {
+        Bytes { region: self.region, offset: self.offset + offset, len }
+    }
+}
+
+/// What a client wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Read `sectors` at `lba` into `memory`.
+    Read {
+        /// First sector.
+        lba: Lba,
+        /// How many; at least one block.
+        sectors: Sectors,
+        /// Where to.
+        memory: Bytes,
+    },
+    /// Write `sectors` at `lba` from `memory`, which nobody changes until the reply.
+    Write {
+        /// First sector, a multiple of the LU's block.
+        lba: Lba,
+        /// How many, a multiple of the LU's block.
+        sectors: Sectors,
+        /// Where from.
+        memory: Bytes,
+        /// Stable when acknowledged.
+        fua: bool,
+        /// The bytes at both ends that are not the client's and are to be kept as they are on the LU.
+        keep: Keep,
+    },
+    /// Everything acknowledged before this was submitted, on any queue, becomes stable.
+    Flush,
+    /// Make every cell of these rows right that may not be believed (resync, rebuild).
+    Fill {
+        /// The stripe.
+        stripe: Stripe,
+        /// Its rows.
+        rows: Rows,
+    },
+}
+
+/// How many bytes of the first and last block of a write are not the client's. Each is less than a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Keep {
+    /// At the start of the first block.
+    pub head: u32,
+    /// At the end of the last block.
+    pub tail: u32,
+}
+
+/// The end of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// The number the client gave with the request.
+    pub cookie: u64,
+    /// How it ended.
+    pub result: Result<(), Trouble>,
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Trouble {
+    /// More members are missing or bad at this place than the level survives.
+    #[error("{0}")]
+    Lost(#[from] crate::plan::Lost),
+    /// A member failed and nothing stands in for it.
+    #[error("{0} failed and nothing stands in for it there")]
+    Member(Slot),
+    /// A flush failed earlier and what was not flushed then may be gone.
+    #[error("an earlier flush failed: what was written before it may be lost")]
+    FlushLost,
+    /// The superblocks cannot be written, so no write can be promised.
+    #[error("the superblocks of the remaining members cannot be written, so nothing can be promised any more")]
+    Broken,
+}
+
+/// What an engine asks of the world. Nothing here waits.
+pub trait Port {
+    /// Reads from `slot`'s data area; ends in [`Engine::complete`] with `tag`.
+    fn read(&mut self, tag: u64, slot: Slot, at: MemberLba, into: Bytes);
+    /// Writes to `slot`'s data area; with `fua`, stable when complete.
+    fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool);
+    /// Makes stable what `slot` has completed.
+    fn flush(&mut self, tag: u64, slot: Slot);
+    /// `targets[i] = sum of coef[i] * term` (added to what is there if `accumulate`); done on return.
+    fn fold(&mut self, targets: &[Bytes], terms: &mut dyn Iterator<Item = (Bytes, [u8; 2])>, accumulate: bool);
+    /// Copies bytes; done on return.
+    fn copy(&mut self, to: Bytes, from: Bytes);
+    /// Scratch memory, or `None` if there is none now. At least one operation's worth is there when nothing is lent out.
+    fn alloc(&mut self, bytes: u32) -> Option<u32>;
+    /// Gives scratch memory back.
+    fn free(&mut self, region: u32);
+    /// The newest view of the LU's health.
+    fn view(&mut self) -> Arc<View>;
+    /// Locks were given back that other queues may be sleeping for.
+    fn wake_others(&mut self);
+    /// A write waits for the LU to be marked dirty.
+    fn ask_dirty(&mut self);
+    /// A write or flush to `slot` failed. Called for every such failure.
+    fn member_failed(&mut self, slot: Slot);
+    /// Rows of `slot` could not be read. They are served from redundancy where there is any.
+    fn read_failed(&mut self, slot: Slot, at: MemberLba, sectors: Sectors);
+}

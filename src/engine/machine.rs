@@ -1,0 +1,787 @@
+//! The engine itself. See the text of [`super`] for its grammar and the life of an operation.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::{Bytes, Keep, Observed, Port, QueueId, Reply, Request, Shared, Trouble};
+use crate::geometry::Geometry;
+use crate::plan::{self, Base, Buf, Fault, Fold, Piece, Plan, Presence, Rows, View, Want};
+use crate::units::{Lba, SECTOR, Sectors, Slot, Stripe};
+
+/// Most pieces in one band.
+const MAX_PIECES: usize = 64;
+
+/// Limits of one engine, fixed when it is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests taken before `submit` says full.
+    pub requests: usize,
+    /// Bands in flight.
+    pub bands: usize,
+    /// Rows in a band: what fits the scratch memory. A multiple of the LU's block.
+    pub band_rows: u32,
+    /// The LU's block, in sectors.
+    pub block: u32,
+    /// Nothing may be written, not even a repair.
+    pub read_only: bool,
+}
+
+/// One queue's engine.
+pub struct Engine {
+    geometry: Arc<Geometry>,
+    shared: Arc<Shared>,
+    queue: QueueId,
+    limits: Limits,
+    view: Arc<View>,
+    requests: Vec<Active>,
+    free_requests: Vec<u32>,
+    /// Requests not yet cut into bands to their end, oldest first.
+    uncut: VecDeque<u32>,
+    ops: Vec<Op>,
+    free_ops: Vec<u32>,
+    /// Operations in `Intent`, `Lock` or `Memory`, oldest first.
+    waiting: VecDeque<u32>,
+    holding: Vec<u32>,
+    replies: VecDeque<Reply>,
+    /// Disk operations under way, by slot: a mirror read takes the least busy leg.
+    busy: Vec<u32>,
+    asleep_for_locks: bool,
+}
+
+/// A request under way.
+#[derive(Clone, Copy)]
+struct Active {
+    cookie: u64,
+    request: Request,
+    /// Sectors already cut into bands.
+    cut: u64,
+    /// Pieces not finished.
+    left: u32,
+    trouble: Option<Trouble>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Free,
+    Intent,
+    Lock,
+    Memory,
+    Gather,
+    Scatter,
+    Hold,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Read,
+    Write,
+    Fill,
+    Flush,
+}
+
+/// Who a piece belongs to and where its bytes are.
+#[derive(Clone, Copy)]
+struct Source {
+    /// `None`: the engine's own work.
+    request: Option<u32>,
+    memory: Bytes,
+    keep: Keep,
+}
+
+struct Op {
+    state: State,
+    kind: Kind,
+    /// Tells completions of an earlier life of this place from those of the present one.
+    life: u16,
+    stripe: Stripe,
+    pieces: Vec<Piece>,
+    sources: Vec<Source>,
+    /// For `Fill`: its rows.
+    fill: Rows,
+    /// The blocks at the edges of unaligned writes, read before the write is planned.
+    edges: Vec<Piece>,
+    reading_edges: bool,
+    plan: Plan,
+    faults: Vec<Fault>,
+    fault_seen: bool,
+    failed: Vec<Slot>,
+    mask: u64,
+    locked: bool,
+    /// Must lock although it only reads: an unlocked read was disturbed.
+    insist: bool,
+    seen: Option<Observed>,
+    counted: bool,
+    lanes: Option<u32>,
+    left: u32,
+    fua: bool,
+    trouble: Option<Trouble>,
+}
+
+impl Op {
+    fn new(cells: usize) -> Op {
+        Op {
+            state: State::Free,
+            kind: Kind::Read,
+            life: 0,
+            stripe: Stripe(0),
+            pieces: Vec::with_capacity(MAX_PIECES),
+            sources: Vec::with_capacity(MAX_PIECES),
+            fill: Rows::default(),
+            edges: Vec::with_capacity(4),
+            reading_edges: false,
+            plan: Plan::with_room_for(cells),
+            faults: Vec::with_capacity(4),
+            fault_seen: false,
+            failed: Vec::with_capacity(4),
+            mask: 0,
+            locked: false,
+            insist: false,
+            seen: None,
+            counted: false,
+            lanes: None,
+            left: 0,
+            fua: false,
+            trouble: None,
+        }
+    }
+
+    /// Ready for a new band.
+    fn reset(&mut self, kind: Kind, stripe: Stripe) {
+        // A fill needs no mark: after a crash its rows are not taken to be in sync (or rebuilt) anyway.
+        self.state = if kind == Kind::Write { State::Intent } else { State::Lock };
+        self.kind = kind;
+        self.life = self.life.wrapping_add(1);
+        self.stripe = stripe;
+        self.pieces.clear();
+        self.sources.clear();
+        self.fill = Rows::default();
+        self.edges.clear();
+        self.reading_edges = false;
+        self.faults.clear();
+        self.fault_seen = false;
+        self.failed.clear();
+        self.mask = 0;
+        self.locked = false;
+        self.insist = false;
+        self.seen = None;
+        self.counted = false;
+        self.lanes = None;
+        self.left = 0;
+        self.fua = false;
+        self.trouble = None;
+    }
+
+    fn rows(&self) -> Rows {
+        self.pieces.iter().fold(self.fill, |hull, piece| hull.hull(piece.rows))
+    }
+}
+
+impl Engine {
+    /// An engine for one queue of the LU. `view` is its present health.
+    pub fn new(
+        geometry: Arc<Geometry>,
+        shared: Arc<Shared>,
+        queue: QueueId,
+        view: Arc<View>,
+        limits: Limits,
+    ) -> Engine {
+        let cells = usize::from(geometry.cells());
+        let request = Active { cookie: 0, request: Request::Flush, cut: 0, left: 0, trouble: None };
+        Engine {
+            busy: alloc::vec![0; usize::from(geometry.slots())],
+            geometry,
+            shared,
+            queue,
+            limits,
+            view,
+            requests: alloc::vec![request; limits.requests],
+            free_requests: (0..limits.requests as u32).rev().collect(),
+            uncut: VecDeque::with_capacity(limits.requests),
+            ops: (0..limits.bands).map(|_| Op::new(cells)).collect(),
+            free_ops: (0..limits.bands as u32).rev().collect(),
+            waiting: VecDeque::with_capacity(limits.bands),
+            holding: Vec::with_capacity(limits.bands),
+            replies: VecDeque::with_capacity(limits.requests),
+            asleep_for_locks: false,
+        }
+    }
+
+    /// Takes a request; the reply carries `cookie`. Nothing is started before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The request comes back if the engine is full: run it and take replies first.
+    ///
+    /// # Panics
+    /// If a range reaches past the end of the LU: callers check that, because only they can say it well.
+    pub fn submit(&mut self, cookie: u64, request: Request) -> Result<(), Request> {
+        if let Request::Read { lba, sectors, .. } | Request::Write { lba, sectors, .. } = request {
+            let end = lba.0.checked_add(sectors.0);
+            assert!(end.is_some_and(|end| end <= self.geometry.size().0), "request past the end");
+        }
+        let Some(index) = self.free_requests.pop() else { return Err(request) };
+        self.requests[index as usize] = Active { cookie, request, cut: 0, left: 0, trouble: None };
+        self.uncut.push_back(index);
+        Ok(())
+    }
+
+    /// Forms bands from what was submitted and starts everything that can start.
+    pub fn run(&mut self, port: &mut impl Port) {
+        self.look_at_held(port);
+        self.cut(port);
+        self.start_waiting(port);
+        // What came to its end may have made room.
+        while !self.uncut.is_empty() && !self.free_ops.is_empty() {
+            self.cut(port);
+            self.start_waiting(port);
+        }
+    }
+
+    /// A disk operation is done. `ok` tells whether all its bytes were moved.
+    pub fn complete(&mut self, tag: u64, ok: bool, port: &mut impl Port) {
+        let (index, life, io) = ((tag >> 48) as usize, (tag >> 32) as u16, tag as u32 as usize);
+        let Some(op) = self.ops.get_mut(index).filter(|op| op.life == life && op.left > 0) else {
+            debug_assert!(false, "completion of nothing");
+            return;
+        };
+        op.left -= 1;
+        match op.state {
+            State::Gather => {
+                let io = op.plan.gather[io];
+                self.busy[io.slot.index()] -= 1;
+                if !ok {
+                    op.faults.push(Fault { slot: io.slot, rows: io.rows });
+                    op.fault_seen = true;
+                    port.read_failed(io.slot, io.at, Sectors(u64::from(io.rows.len())));
+                }
+                if op.left == 0 {
+                    self.gathered(index, port);
+                }
+            }
+            State::Scatter => {
+                // A flush has no plan: its operations are numbered by slot.
+                let slot = if op.kind == Kind::Flush { Slot(io as u16) } else { op.plan.scatter[io].slot };
+                self.busy[slot.index()] -= 1;
+                if !ok && !op.failed.contains(&slot) {
+                    op.failed.push(slot);
+                }
+                if op.left == 0 {
+                    self.scattered(index, port);
+                }
+            }
+            state => debug_assert!(false, "completion in {state:?}"),
+        }
+    }
+
+    /// The next finished request.
+    pub fn reply(&mut self) -> Option<Reply> {
+        self.replies.pop_front()
+    }
+
+    /// Nothing submitted is unfinished (replies may still wait to be taken).
+    pub fn is_idle(&self) -> bool {
+        self.free_ops.len() == self.ops.len() && self.uncut.is_empty()
+    }
+
+    /// Could [`submit`](Self::submit) take one more?
+    pub fn has_room(&self) -> bool {
+        !self.free_requests.is_empty()
+    }
+
+    // --- requests into bands --------------------------------------------------------------------------------------
+
+    fn cut(&mut self, port: &mut impl Port) {
+        while let Some(&index) = self.uncut.front() {
+            if !self.cut_request(index, port) {
+                return;
+            }
+            self.uncut.pop_front();
+            if self.requests[index as usize].left == 0 {
+                self.answer(index);
+            }
+        }
+    }
+
+    /// Cuts a request to its end; false if there is no room for another band.
+    fn cut_request(&mut self, index: u32, port: &mut impl Port) -> bool {
+        let active = self.requests[index as usize];
+        match active.request {
+            Request::Flush => {
+                let Some(op) = self.take_op(Kind::Flush, Stripe(0)) else { return false };
+                let nothing = Bytes { region: 0, offset: 0, len: 0 };
+                self.attach(op, Some(index), nothing, Keep::default());
+                self.start_flush(op as usize, port);
+                true
+            }
+            Request::Fill { stripe, rows } => {
+                let end = rows.end.min(self.geometry.stripe(stripe).rows());
+                while rows.start + (self.requests[index as usize].cut as u32) < end {
+                    let start = rows.start + self.requests[index as usize].cut as u32;
+                    let window = Rows::new(start, end.min(self.window_end(start)));
+                    let Some(op) = self.take_op(Kind::Fill, stripe) else { return false };
+                    self.ops[op as usize].fill = window;
+                    let nothing = Bytes { region: 0, offset: 0, len: 0 };
+                    self.attach(op, Some(index), nothing, Keep::default());
+                    self.waiting.push_back(op);
+                    self.requests[index as usize].cut += u64::from(window.len());
+                }
+                true
+            }
+            Request::Read { lba, sectors, memory } => {
+                self.cut_range(index, Kind::Read, lba, sectors, memory, false, Keep::default())
+            }
+            Request::Write { lba, sectors, memory, fua, keep } => {
+                self.cut_range(index, Kind::Write, lba, sectors, memory, fua, keep)
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of two request kinds that are cut alike")]
+    fn cut_range(
+        &mut self,
+        index: u32,
+        kind: Kind,
+        lba: Lba,
+        sectors: Sectors,
+        memory: Bytes,
+        fua: bool,
+        keep: Keep,
+    ) -> bool {
+        loop {
+            let done = self.requests[index as usize].cut;
+            if done >= sectors.0 {
+                return true;
+            }
+            let Some(place) = self.geometry.locate(lba + Sectors(done)) else { return true };
+            let stripe_rows = self.geometry.stripe(place.stripe).rows();
+            let end = u64::from(stripe_rows.min(self.window_end(place.row)));
+            let end = end.min(u64::from(place.row) + (sectors.0 - done)) as u32;
+            let piece = Piece { data: place.cell, rows: Rows::new(place.row, end) };
+            let length = u64::from(piece.rows.len());
+            let Some(op) = self.band_for(kind, place.stripe, piece) else { return false };
+            let memory = memory.slice((done * SECTOR) as u32, (length * SECTOR) as u32);
+            let keep = Keep {
+                head: if done == 0 { keep.head } else { 0 },
+                tail: if done + length == sectors.0 { keep.tail } else { 0 },
+            };
+            self.attach(op, Some(index), memory, keep);
+            let op = &mut self.ops[op as usize];
+            op.pieces.push(piece);
+            op.fua |= fua;
+            self.requests[index as usize].cut += length;
+        }
+    }
+
+    /// The row at which the band that holds `row` ends.
+    fn window_end(&self, row: u32) -> u32 {
+        (row / self.limits.band_rows + 1).saturating_mul(self.limits.band_rows)
+    }
+
+    /// A band that still waits and can take `piece`, or a new one.
+    fn band_for(&mut self, kind: Kind, stripe: Stripe, piece: Piece) -> Option<u32> {
+        let window = piece.rows.start / self.limits.band_rows;
+        let ops = &self.ops;
+        let joins = |&&index: &&u32| {
+            let op = &ops[index as usize];
+            op.kind == kind
+                && op.stripe == stripe
+                && matches!(op.state, State::Intent | State::Lock)
+                && !op.insist
+                && op.pieces.len() < MAX_PIECES
+                && op.rows().start / self.limits.band_rows == window
+                && !op.pieces.iter().any(|p| p.data == piece.data && p.rows.overlaps(piece.rows))
+        };
+        // The newest first: a later write must not slip in before an earlier one to the same rows.
+        if let Some(&index) = self.waiting.iter().rev().find(joins) {
+            return Some(index);
+        }
+        let index = self.take_op(kind, stripe)?;
+        self.waiting.push_back(index);
+        Some(index)
+    }
+
+    fn take_op(&mut self, kind: Kind, stripe: Stripe) -> Option<u32> {
+        let index = self.free_ops.pop()?;
+        self.ops[index as usize].reset(kind, stripe);
+        Some(index)
+    }
+
+    fn attach(&mut self, op: u32, request: Option<u32>, memory: Bytes, keep: Keep) {
+        self.ops[op as usize].sources.push(Source { request, memory, keep });
+        if let Some(request) = request {
+            self.requests[request as usize].left += 1;
+        }
+    }
+
+    // --- starting -------------------------------------------------------------------------------------------------
+
+    fn start_waiting(&mut self, port: &mut impl Port) {
+        self.try_waiting(port);
+        let lock = |&index: &u32| self.ops[index as usize].state == State::Lock;
+        let blocked = self.waiting.iter().any(lock);
+        if blocked && !self.asleep_for_locks {
+            // Announce, then look once more: a lock given back in between would wake nobody.
+            self.shared.locks.sleep();
+            self.asleep_for_locks = true;
+            self.try_waiting(port);
+        } else if !blocked && self.asleep_for_locks {
+            self.shared.locks.awake();
+            self.asleep_for_locks = false;
+        }
+    }
+
+    /// Tries every waiting operation once more, as long as one of them ending lets another begin.
+    fn try_waiting(&mut self, port: &mut impl Port) {
+        let mut again = true;
+        while again {
+            again = false;
+            for _ in 0..self.waiting.len() {
+                let Some(index) = self.waiting.pop_front() else { break };
+                let free = self.free_ops.len();
+                if !self.start(index as usize, port) {
+                    self.waiting.push_back(index);
+                }
+                again |= self.free_ops.len() > free;
+            }
+        }
+    }
+
+    /// Takes an operation from its waiting state as far as it goes; false if it has to wait on.
+    fn start(&mut self, index: usize, port: &mut impl Port) -> bool {
+        let op = &mut self.ops[index];
+        if op.state == State::Intent {
+            if self.shared.is_broken() {
+                op.trouble = Some(Trouble::Broken);
+                self.finish(index, port);
+                return true;
+            }
+            if !op.counted && !self.shared.begin_write(self.queue) {
+                port.ask_dirty();
+                return false;
+            }
+            op.counted = true;
+            op.state = State::Lock;
+        }
+        if op.state == State::Lock {
+            if op.mask == 0 {
+                op.mask = self.shared.locks.mask(op.rows());
+            }
+            if !self.geometry.is_redundant() {
+                // One copy of everything: the disk itself keeps the order.
+            } else if op.kind == Kind::Read && !op.insist {
+                op.seen = self.shared.locks.observe(op.stripe, op.mask);
+                if op.seen.is_none() {
+                    return false;
+                }
+            } else if !op.locked {
+                if !self.shared.locks.try_lock(op.stripe, op.mask) {
+                    return false;
+                }
+                op.locked = true;
+            }
+        }
+        self.plan_and_gather(index, port)
+    }
+
+    /// Plans and starts the reads. False if scratch memory is short: the operation then waits for some.
+    fn plan_and_gather(&mut self, index: usize, port: &mut impl Port) -> bool {
+        self.refresh_view(port);
+        let block = self.limits.block;
+        let op = &mut self.ops[index];
+        if op.kind == Kind::Write && op.edges.is_empty() && !op.reading_edges {
+            let unaligned = op.pieces.iter().zip(&op.sources).filter(|(_, s)| s.keep != Keep::default());
+            for (piece, source) in unaligned {
+                edge_blocks(piece, source.keep, block, &mut op.edges);
+            }
+            op.reading_edges = !op.edges.is_empty();
+        }
+        let map = self.geometry.stripe(op.stripe);
+        let want = match op.kind {
+            _ if op.reading_edges => Want::Read(&op.edges),
+            Kind::Read => Want::Read(&op.pieces),
+            Kind::Write => Want::Write(&op.pieces),
+            Kind::Fill | Kind::Flush => Want::Fill(op.fill),
+        };
+        let leg = least_busy(&map, &self.busy);
+        if let Err(lost) = plan::plan(&map, &self.view, &op.faults, leg, want, &mut op.plan) {
+            op.trouble = Some(lost.into());
+            self.finish(index, port);
+            return true;
+        }
+        let lane = op.plan.lane_rows() * SECTOR as u32;
+        let edges = if op.reading_edges { op.edges.len() as u32 * block * SECTOR as u32 } else { 0 };
+        let bytes = u32::from(op.plan.lanes) * lane + edges;
+        if bytes > 0 {
+            op.lanes = port.alloc(bytes);
+            if op.lanes.is_none() {
+                op.state = State::Memory;
+                return false;
+            }
+        }
+        op.state = State::Gather;
+        op.left = op.plan.gather.len() as u32;
+        let tag = tag(index, op.life);
+        for (i, io) in op.plan.gather.iter().enumerate() {
+            let bytes = resolve(op, block, io.buf, io.rows.len());
+            self.busy[io.slot.index()] += 1;
+            port.read(tag | i as u64, io.slot, io.at, bytes);
+        }
+        if op.left == 0 {
+            self.gathered(index, port);
+        }
+        true
+    }
+
+    fn refresh_view(&mut self, port: &mut impl Port) {
+        if self.shared.epoch() != self.view.epoch {
+            self.view = port.view();
+        }
+    }
+
+    // --- stages ---------------------------------------------------------------------------------------------------
+
+    /// All reads are back: fold, then write, or plan again around what could not be read.
+    fn gathered(&mut self, index: usize, port: &mut impl Port) {
+        let block = self.limits.block;
+        let op = &mut self.ops[index];
+        if core::mem::take(&mut op.fault_seen) {
+            if !self.geometry.is_redundant() {
+                op.trouble = op.faults.first().map(|fault| Trouble::Member(fault.slot));
+                return self.finish(index, port);
+            }
+            return self.again(index, port);
+        }
+        for fold in &op.plan.fold {
+            run_fold(op, block, fold, port);
+        }
+        if op.reading_edges {
+            merge_edges(op, block, port);
+            op.reading_edges = false;
+            // The write itself starts afresh: it may well succeed where a read just failed.
+            return self.again(index, port);
+        }
+        if op.kind == Kind::Read {
+            let undisturbed = op.locked
+                || op.seen.is_none_or(|seen| self.shared.locks.unchanged(op.stripe, seen))
+                || (op.plan.is_direct_read() && self.geometry.copies() == 1);
+            if undisturbed {
+                return self.finish(index, port);
+            }
+            op.insist = true;
+            op.state = State::Lock;
+            return self.again(index, port);
+        }
+        let op = &mut self.ops[index];
+        op.state = State::Scatter;
+        op.left = op.plan.scatter.len() as u32;
+        let tag = tag(index, op.life);
+        for (i, io) in op.plan.scatter.iter().enumerate() {
+            let bytes = resolve(op, block, io.buf, io.rows.len());
+            self.busy[io.slot.index()] += 1;
+            port.write(tag | i as u64, io.slot, io.at, bytes, op.fua);
+        }
+        if op.left == 0 {
+            self.scattered(index, port);
+        }
+    }
+
+    /// Frees the memory and plans once more.
+    fn again(&mut self, index: usize, port: &mut impl Port) {
+        if let Some(region) = self.ops[index].lanes.take() {
+            port.free(region);
+        }
+        if !self.start(index, port) {
+            self.waiting.push_back(index as u32);
+        }
+    }
+
+    /// All writes are done. If one failed, the member is reported and the reply held.
+    fn scattered(&mut self, index: usize, port: &mut impl Port) {
+        if self.ops[index].failed.is_empty() {
+            return self.finish(index, port);
+        }
+        for i in 0..self.ops[index].failed.len() {
+            port.member_failed(self.ops[index].failed[i]);
+        }
+        self.ops[index].state = State::Hold;
+        self.holding.push(index as u32);
+        self.look_at_held(port);
+    }
+
+    /// Lets go what was held for a failure that is durable by now, or that nothing can stand in for.
+    fn look_at_held(&mut self, port: &mut impl Port) {
+        if self.holding.is_empty() {
+            return;
+        }
+        self.refresh_view(port);
+        let broken = self.shared.is_broken();
+        let incomplete = self.view.incomplete();
+        let mut i = 0;
+        while let Some(&index) = self.holding.get(i) {
+            let op = &mut self.ops[index as usize];
+            op.failed.retain(|slot| self.view.members[slot.index()].presence != Presence::Missing);
+            let beyond = |slot: &&Slot| broken || !self.geometry.tolerates(&incomplete.with(**slot));
+            if let Some(&slot) = op.failed.iter().find(beyond) {
+                op.trouble.get_or_insert(Trouble::Member(slot));
+                if op.kind == Kind::Flush {
+                    self.shared.set_flush_lost();
+                }
+            } else if !op.failed.is_empty() {
+                i += 1;
+                continue;
+            }
+            self.holding.swap_remove(i);
+            self.finish(index as usize, port);
+        }
+    }
+
+    fn start_flush(&mut self, index: usize, port: &mut impl Port) {
+        self.refresh_view(port);
+        if self.shared.flush_lost() {
+            self.ops[index].trouble = Some(Trouble::FlushLost);
+            return self.finish(index, port);
+        }
+        let op = &mut self.ops[index];
+        op.state = State::Scatter;
+        let tag = tag(index, op.life);
+        for (slot, member) in self.view.members.iter().enumerate() {
+            if member.presence != Presence::Missing {
+                op.left += 1;
+                self.busy[slot] += 1;
+                port.flush(tag | slot as u64, Slot(slot as u16));
+            }
+        }
+        if op.left == 0 {
+            self.finish(index, port);
+        }
+    }
+
+    // --- the end --------------------------------------------------------------------------------------------------
+
+    fn finish(&mut self, index: usize, port: &mut impl Port) {
+        let op = &mut self.ops[index];
+        op.state = State::Free;
+        if let Some(region) = op.lanes.take() {
+            port.free(region);
+        }
+        let mut wake = false;
+        if core::mem::take(&mut op.locked) {
+            wake = self.shared.locks.unlock(op.stripe, op.mask);
+        }
+        if core::mem::take(&mut op.counted) {
+            self.shared.end_write(self.queue);
+        }
+        let trouble = op.trouble;
+        let repairs = op.kind != Kind::Fill && trouble.is_none() && !self.limits.read_only;
+        let repair = (repairs && self.geometry.is_redundant() && !op.faults.is_empty()).then_some(op.stripe);
+        for i in 0..self.ops[index].sources.len() {
+            let Some(request) = self.ops[index].sources[i].request else { continue };
+            let active = &mut self.requests[request as usize];
+            active.left -= 1;
+            active.trouble = active.trouble.or(trouble);
+            if active.left == 0 && !self.uncut.contains(&request) {
+                self.answer(request);
+            }
+        }
+        if let Some(stripe) = repair {
+            self.repair(index, stripe);
+        }
+        self.free_ops.push(index as u32);
+        if wake {
+            port.wake_others();
+        }
+    }
+
+    /// Writes again what could not be read: a sector that is rewritten is usually well, and if not, the member fails.
+    /// Skipped when there is no room for it now; the next read of the place tries again.
+    fn repair(&mut self, index: usize, stripe: Stripe) {
+        let Some(op) = self.take_op(Kind::Fill, stripe) else { return };
+        let faults = core::mem::take(&mut self.ops[index].faults);
+        let target = &mut self.ops[op as usize];
+        target.faults.extend_from_slice(&faults);
+        target.fill = faults.iter().fold(Rows::default(), |hull, fault| hull.hull(fault.rows));
+        self.ops[index].faults = faults;
+        self.waiting.push_back(op);
+    }
+
+    fn answer(&mut self, index: u32) {
+        let active = self.requests[index as usize];
+        self.free_requests.push(index);
+        let result = active.trouble.map_or(Ok(()), Err);
+        self.replies.push_back(Reply { cookie: active.cookie, result });
+    }
+}
+
+/// The tag of an operation's first disk operation.
+fn tag(index: usize, life: u16) -> u64 {
+    (index as u64) << 48 | u64::from(life) << 32
+}
+
+/// The copy whose member has the least to do; cell 0 where there are no copies.
+fn least_busy(map: &crate::geometry::StripeMap<'_>, busy: &[u32]) -> u16 {
+    if map.parities() > 0 || map.cells() < 2 {
+        return 0;
+    }
+    (0..map.cells()).min_by_key(|&cell| busy[map.cell(cell).slot.index()]).unwrap_or(0)
+}
+
+/// The blocks of `piece` that hold bytes to keep: its first, its last, or the one that is both.
+fn edge_blocks(piece: &Piece, keep: Keep, block: u32, edges: &mut Vec<Piece>) {
+    let first = Rows::new(piece.rows.start, piece.rows.start + block);
+    let last = Rows::new(piece.rows.end - block, piece.rows.end);
+    if keep.head > 0 {
+        edges.push(Piece { data: piece.data, rows: first });
+    }
+    if keep.tail > 0 && !(keep.head > 0 && first == last) {
+        edges.push(Piece { data: piece.data, rows: last });
+    }
+}
+
+/// Copies the bytes that are to be kept from the edge blocks into the client's memory.
+fn merge_edges(op: &Op, block: u32, port: &mut impl Port) {
+    let block_bytes = block * SECTOR as u32;
+    let mut next = 0;
+    for (piece, source) in op.pieces.iter().zip(&op.sources) {
+        let (memory, keep) = (source.memory, source.keep);
+        let same = piece.rows.len() == block;
+        let edge = |n: u32| {
+            let rows = block;
+            resolve(op, block, Buf { base: Base::Client(n), sector: 0 }, rows)
+        };
+        if keep.head > 0 {
+            port.copy(memory.slice(0, keep.head), edge(next).slice(0, keep.head));
+            next += u32::from(!(same && keep.tail > 0));
+        }
+        if keep.tail > 0 {
+            let to = memory.slice(memory.len - keep.tail, keep.tail);
+            port.copy(to, edge(next).slice(block_bytes - keep.tail, keep.tail));
+            next += 1;
+        }
+    }
+}
+
+/// The memory a plan's buffer stands for. While edges are read, the "client" is the scratch behind the lanes.
+fn resolve(op: &Op, block: u32, buf: Buf, sectors: u32) -> Bytes {
+    let bytes = |n: u32| n * SECTOR as u32;
+    let lane_bytes = bytes(op.plan.lane_rows());
+    let scratch = |offset: u32| Bytes { region: op.lanes.unwrap_or(u32::MAX), offset, len: bytes(sectors) };
+    match buf.base {
+        Base::Lane(lane) => scratch(u32::from(lane) * lane_bytes + bytes(buf.sector)),
+        Base::Client(n) if op.reading_edges => {
+            scratch(u32::from(op.plan.lanes) * lane_bytes + n * bytes(block) + bytes(buf.sector))
+        }
+        Base::Client(n) => op.sources[n as usize].memory.slice(bytes(buf.sector), bytes(sectors)),
+    }
+}
+
+fn run_fold(op: &Op, block: u32, fold: &Fold, port: &mut impl Port) {
+    let mut targets = [Bytes { region: 0, offset: 0, len: 0 }; 2];
+    let mut count = 0;
+    for buf in fold.target.iter().flatten() {
+        targets[count] = resolve(op, block, *buf, fold.sectors);
+        count += 1;
+    }
+    let terms = &op.plan.terms[fold.terms.start as usize..fold.terms.end as usize];
+    let mut terms = terms.iter().map(|term| (resolve(op, block, term.buf, fold.sectors), term.coef));
+    port.fold(&targets[..count], &mut terms, fold.accumulate);
+}

@@ -1,0 +1,141 @@
+//! What the queues of one LU share: row locks, the health epoch and the write intent. Atomics only, nobody ever waits here.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use super::locks::RowLocks;
+use crate::geometry::Geometry;
+
+/// State shared by all queues of one LU and its keeper.
+pub struct Shared {
+    /// Who may change which rows.
+    pub locks: RowLocks,
+    epoch: AtomicU64,
+    /// Superblocks on disk say "dirty": writes may go out.
+    dirty: AtomicBool,
+    /// False where there is nothing to resync after a crash, so that nobody has to be told before a write.
+    tracks_intent: bool,
+    /// A flush failed and there is no redundancy to hide it behind: what was unflushed is gone, and stays reported.
+    flush_lost: AtomicBool,
+    /// Superblocks cannot be written where it matters: no more promises can be made.
+    broken: AtomicBool,
+    gates: Vec<Gate>,
+}
+
+/// One queue's count of writes, on a cache line that only this queue writes to.
+#[repr(align(64))]
+#[derive(Default)]
+struct Gate {
+    used: AtomicBool,
+    in_flight: AtomicU32,
+    total: AtomicU64,
+}
+
+/// A queue's place in [`Shared`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueId(usize);
+
+impl Shared {
+    /// For up to `queues` queues on an LU of this shape, clean, at `epoch`.
+    pub fn new(geometry: &Geometry, queues: usize, epoch: u64) -> Shared {
+        Shared {
+            locks: RowLocks::new(geometry.unit().0 as u32),
+            epoch: AtomicU64::new(epoch),
+            dirty: AtomicBool::new(false),
+            tracks_intent: geometry.is_redundant(),
+            flush_lost: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            gates: (0..queues).map(|_| Gate::default()).collect(),
+        }
+    }
+
+    /// A place for one more queue, or `None` if all are taken.
+    pub fn join(&self) -> Option<QueueId> {
+        let free = |gate: &Gate| gate.used.compare_exchange(false, true, SeqCst, SeqCst).is_ok();
+        self.gates.iter().position(free).map(QueueId)
+    }
+
+    /// Gives a queue's place back. It has no writes in flight.
+    pub fn leave(&self, queue: QueueId) {
+        self.gates[queue.0].used.store(false, SeqCst);
+    }
+
+    /// The health epoch. A queue that holds a row lock and sees the epoch of its view may plan with that view.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(SeqCst)
+    }
+
+    /// Publishes that there is a newer view. The view itself must be there before.
+    pub fn set_epoch(&self, epoch: u64) {
+        self.epoch.store(epoch, SeqCst);
+    }
+
+    // --- write intent ---------------------------------------------------------------------------------------------
+    //
+    // A writer counts itself in, then looks whether the LU is marked dirty. The keeper takes the mark away, then looks
+    // whether a writer is counted in. Whichever comes second sees the other.
+
+    /// Counts a write in. False if the LU is not marked dirty on disk yet: then the write is not counted and must wait.
+    pub fn begin_write(&self, queue: QueueId) -> bool {
+        let gate = &self.gates[queue.0];
+        gate.in_flight.fetch_add(1, SeqCst);
+        if !self.tracks_intent || self.dirty.load(SeqCst) {
+            gate.total.fetch_add(1, SeqCst);
+            return true;
+        }
+        gate.in_flight.fetch_sub(1, SeqCst);
+        false
+    }
+
+    /// Counts a write out.
+    pub fn end_write(&self, queue: QueueId) {
+        self.gates[queue.0].in_flight.fetch_sub(1, SeqCst);
+    }
+
+    /// Writes begun since the start, on all queues: unchanged for a while means idle.
+    pub fn writes_begun(&self) -> u64 {
+        self.gates.iter().map(|gate| gate.total.load(SeqCst)).sum()
+    }
+
+    /// Is the LU marked dirty?
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(SeqCst)
+    }
+
+    /// The superblocks say "dirty", durably: writes may go out.
+    pub fn set_dirty(&self) {
+        self.dirty.store(true, SeqCst);
+    }
+
+    /// Takes the dirty mark away if no write is in flight. From then on writes wait; only then may "clean" be written.
+    pub fn try_clean(&self) -> bool {
+        self.dirty.store(false, SeqCst);
+        let idle = self.gates.iter().all(|gate| gate.in_flight.load(SeqCst) == 0);
+        if !idle {
+            self.dirty.store(true, SeqCst);
+        }
+        idle
+    }
+
+    // --- flush ----------------------------------------------------------------------------------------------------
+
+    /// A flush failed where nothing stands in for the member.
+    pub fn set_flush_lost(&self) {
+        self.flush_lost.store(true, SeqCst);
+    }
+
+    /// The state of the LU can no longer be recorded: writes fail from now on, also those that are held.
+    pub fn set_broken(&self) {
+        self.broken.store(true, SeqCst);
+    }
+
+    /// Has recording the state failed?
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(SeqCst)
+    }
+
+    /// Has a flush failed for good?
+    pub fn flush_lost(&self) -> bool {
+        self.flush_lost.load(SeqCst)
+    }
+}

@@ -1,0 +1,682 @@
+//! The planner: cuts a band into segments, finds what each cell is worth there, and writes the cheapest line of stages.
+
+use alloc::vec::Vec;
+
+use super::{Base, Buf, Fault, Fold, Io, Lost, Method, Piece, Plan, Presence, Rows, Term, View, Want};
+use crate::geometry::{CellKind, StripeMap};
+use crate::parity::gf;
+use crate::units::{MemberLba, Sectors, Slot};
+
+/// What a cell is worth in a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Status {
+    /// Read and written.
+    Good,
+    /// Written, not believed.
+    Fill,
+    /// Neither.
+    Gone,
+}
+
+/// Index that stands for "none".
+const NONE: u32 = u32::MAX;
+
+/// The planner's working memory, kept in the plan so that planning again does not allocate.
+#[derive(Clone, Default)]
+pub(super) struct Scratch {
+    cells: Vec<CellWork>,
+    cuts: Vec<u32>,
+}
+
+impl Scratch {
+    pub(super) fn with_room_for(cells: usize) -> Scratch {
+        Scratch { cells: Vec::with_capacity(cells), cuts: Vec::with_capacity(32) }
+    }
+}
+
+/// One cell of the stripe while it is being planned.
+#[derive(Clone, Copy)]
+struct CellWork {
+    kind: CellKind,
+    slot: Slot,
+    at: MemberLba,
+    /// In the current segment.
+    status: Status,
+    /// The piece that covers it in the current segment, or `NONE`.
+    piece: u32,
+    /// Where the current segment's old (or decoded) content is, once it has been asked for.
+    source: Option<Buf>,
+    /// Its scratch lane, once it has one.
+    lane: Option<u16>,
+    /// Its last read and write, to be joined with the next.
+    last_read: u32,
+    last_write: u32,
+}
+
+/// Plans `want` for one stripe.
+///
+/// `faults` are rows that just failed to read: they are worked around and written again. `leg` says which copy of a mirror
+/// to try first (modulo the copies). Every piece lies inside the stripe; pieces do not overlap.
+///
+/// # Errors
+/// [`Lost`] if some rows cannot be had, or could not be got back after the write. The plan is then empty of meaning.
+pub fn plan(
+    map: &StripeMap<'_>,
+    view: &View,
+    faults: &[Fault],
+    leg: u16,
+    want: Want<'_>,
+    out: &mut Plan,
+) -> Result<(), Lost> {
+    out.stripe = map.number();
+    out.gather.clear();
+    out.fold.clear();
+    out.terms.clear();
+    out.scatter.clear();
+    out.segments.clear();
+    out.lanes = 0;
+    out.rows = match want {
+        Want::Read(pieces) | Want::Write(pieces) => {
+            pieces.iter().fold(Rows::default(), |hull, piece| hull.hull(piece.rows))
+        }
+        Want::Fill(rows) => rows,
+    };
+    if let Want::Read(pieces) = want {
+        if read_directly(map, view, faults, leg, pieces, out) {
+            return Ok(());
+        }
+    }
+    let mut scratch = core::mem::take(&mut out.scratch);
+    scratch.load(map);
+    let result = Planner { map, view, faults, leg, want, out, scratch: &mut scratch }.run();
+    out.scratch = scratch;
+    result
+}
+
+/// The common case, without looking at the rest of the stripe: every wanted cell is good over its whole length.
+fn read_directly(
+    map: &StripeMap<'_>,
+    view: &View,
+    faults: &[Fault],
+    leg: u16,
+    pieces: &[Piece],
+    out: &mut Plan,
+) -> bool {
+    let copies = if map.parities() == 0 { map.cells() } else { 1 };
+    let in_sync = u64::from(synced_rows(map, view)) >= u64::from(out.rows.end);
+    for (i, piece) in pieces.iter().enumerate() {
+        // Copies that do not agree yet must all be read from the same one.
+        let first = if in_sync { leg % copies } else { 0 };
+        let good = (0..copies)
+            .map(|n| piece.data + (first + n) % copies)
+            .filter(|&cell| {
+                let cell = map.cell(cell);
+                let member = &view.members[cell.slot.index()];
+                let readable = match member.presence {
+                    Presence::Present => true,
+                    Presence::Below(watermark) => cell.at + Sectors(u64::from(piece.rows.end)) <= watermark,
+                    Presence::Missing => false,
+                };
+                readable
+                    && !overlaps_bad(&member.bad, cell.at, piece.rows)
+                    && !faults.iter().any(|fault| fault.slot == cell.slot && fault.rows.overlaps(piece.rows))
+            })
+            .min_by_key(|&cell| view.members[map.cell(cell).slot.index()].avoid);
+        // Out of sync only the first of all copies may be taken without looking closer.
+        let Some(cell) = good.filter(|&cell| in_sync || copies == 1 || cell == 0) else {
+            out.gather.clear();
+            return false;
+        };
+        let place = map.cell(cell);
+        let buf = Buf { base: Base::Client(i as u32), sector: 0 };
+        let at = place.at + Sectors(u64::from(piece.rows.start));
+        out.gather.push(Io { slot: place.slot, cell, at, rows: piece.rows, buf });
+    }
+    out.segments.push((out.rows, Method::Direct));
+    true
+}
+
+/// How many rows of the stripe, from its start, have redundancy that agrees.
+fn synced_rows(map: &StripeMap<'_>, view: &View) -> u32 {
+    view.synced_below.saturating_sub(map.sync_start()).min(u64::from(map.rows())) as u32
+}
+
+/// The rows of a cell at `at` that `bad` covers, clipped to `rows`.
+fn bad_rows(bad: &[(MemberLba, MemberLba)], at: MemberLba, rows: Rows) -> impl Iterator<Item = Rows> + '_ {
+    let (start, end) = (at.0 + u64::from(rows.start), at.0 + u64::from(rows.end));
+    let first = bad.partition_point(|&(_, bad_end)| bad_end.0 <= start);
+    bad[first..].iter().take_while(move |(bad_start, _)| bad_start.0 < end).map(move |&(bad_start, bad_end)| {
+        Rows::new((bad_start.0.max(start) - at.0) as u32, (bad_end.0.min(end) - at.0) as u32)
+    })
+}
+
+fn overlaps_bad(bad: &[(MemberLba, MemberLba)], at: MemberLba, rows: Rows) -> bool {
+    !bad.is_empty() && bad_rows(bad, at, rows).next().is_some()
+}
+
+impl Scratch {
+    fn load(&mut self, map: &StripeMap<'_>) {
+        self.cells.clear();
+        self.cells.extend((0..map.cells()).map(|index| {
+            let cell = map.cell(index);
+            CellWork {
+                kind: cell.kind,
+                slot: cell.slot,
+                at: cell.at,
+                status: Status::Gone,
+                piece: NONE,
+                source: None,
+                lane: None,
+                last_read: NONE,
+                last_write: NONE,
+            }
+        }));
+    }
+}
+
+/// The data cells of a segment that cannot be read, up to as many as any level can decode.
+#[derive(Clone, Copy)]
+struct Unreadable {
+    count: usize,
+    cells: [u16; 2],
+}
+
+struct Planner<'a> {
+    map: &'a StripeMap<'a>,
+    view: &'a View,
+    faults: &'a [Fault],
+    leg: u16,
+    want: Want<'a>,
+    out: &'a mut Plan,
+    scratch: &'a mut Scratch,
+}
+
+impl Planner<'_> {
+    fn run(&mut self) -> Result<(), Lost> {
+        self.cut();
+        for i in 1..self.scratch.cuts.len() {
+            let rows = Rows::new(self.scratch.cuts[i - 1], self.scratch.cuts[i]);
+            if !self.enter(rows) {
+                continue;
+            }
+            let method = match self.want {
+                Want::Read(_) => self.read(rows),
+                Want::Write(_) if self.map.parities() == 0 => self.write_copies(rows),
+                Want::Write(_) => self.write_parity(rows),
+                Want::Fill(_) if self.map.parities() == 0 => self.fill_copies(rows),
+                Want::Fill(_) => self.fill_parity(rows),
+            };
+            let method = method.ok_or(Lost { stripe: self.map.number(), rows })?;
+            match self.out.segments.last_mut() {
+                Some((last, same)) if last.end == rows.start && *same == method => last.end = rows.end,
+                _ => self.out.segments.push((rows, method)),
+            }
+        }
+        Ok(())
+    }
+
+    // --- segments -------------------------------------------------------------------------------------------------
+
+    /// Finds the rows at which a status or the set of pieces changes.
+    fn cut(&mut self) {
+        let hull = self.out.rows;
+        let cuts = &mut self.scratch.cuts;
+        cuts.clear();
+        cuts.extend([hull.start, hull.end]);
+        let mut add = |row: u64| {
+            if row > u64::from(hull.start) && row < u64::from(hull.end) {
+                cuts.push(row as u32);
+            }
+        };
+        for piece in self.pieces() {
+            add(u64::from(piece.rows.start));
+            add(u64::from(piece.rows.end));
+        }
+        for fault in self.faults {
+            add(u64::from(fault.rows.start));
+            add(u64::from(fault.rows.end));
+        }
+        add(u64::from(synced_rows(self.map, self.view)));
+        for cell in &self.scratch.cells {
+            let member = &self.view.members[cell.slot.index()];
+            if let Presence::Below(watermark) = member.presence {
+                add(watermark.0.saturating_sub(cell.at.0));
+            }
+            for rows in bad_rows(&member.bad, cell.at, hull) {
+                add(u64::from(rows.start));
+                add(u64::from(rows.end));
+            }
+        }
+        cuts.sort_unstable();
+        cuts.dedup();
+    }
+
+    fn pieces(&self) -> &[Piece] {
+        match self.want {
+            Want::Read(pieces) | Want::Write(pieces) => pieces,
+            Want::Fill(_) => &[],
+        }
+    }
+
+    /// Makes `rows` the current segment. False if nothing is wanted there.
+    fn enter(&mut self, rows: Rows) -> bool {
+        for cell in &mut self.scratch.cells {
+            let member = &self.view.members[cell.slot.index()];
+            let fault = || self.faults.iter().any(|f| f.slot == cell.slot && f.rows.overlaps(rows));
+            cell.piece = NONE;
+            cell.source = None;
+            cell.status = match member.presence {
+                Presence::Missing => Status::Gone,
+                _ if overlaps_bad(&member.bad, cell.at, rows) => Status::Gone,
+                Presence::Below(watermark) if cell.at + Sectors(u64::from(rows.start)) >= watermark => Status::Fill,
+                _ if fault() => Status::Fill,
+                _ => Status::Good,
+            };
+        }
+        if rows.start >= synced_rows(self.map, self.view) {
+            self.distrust_unsynced();
+        }
+        let pieces = match self.want {
+            Want::Read(pieces) | Want::Write(pieces) => pieces,
+            Want::Fill(_) => return true,
+        };
+        let mut any = false;
+        for (i, piece) in pieces.iter().enumerate() {
+            if piece.rows.overlaps(rows) {
+                self.scratch.cells[usize::from(piece.data)].piece = i as u32;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Redundancy that does not agree yet is not believed, except where nothing else holds the data: the first good
+    /// copy, and as many parities as there are data cells that cannot be read.
+    fn distrust_unsynced(&mut self) {
+        let unreadable = |cell: &CellWork| matches!(cell.kind, CellKind::Data(_)) && cell.status != Status::Good;
+        let mut keep = if self.map.parities() == 0 {
+            1
+        } else {
+            self.scratch.cells.iter().filter(|cell| unreadable(cell)).count()
+        };
+        let mirror = self.map.parities() == 0;
+        for cell in self.scratch.cells.iter_mut().filter(|cell| cell.status == Status::Good) {
+            if mirror || matches!(cell.kind, CellKind::P | CellKind::Q) {
+                if keep > 0 {
+                    keep -= 1;
+                } else {
+                    cell.status = Status::Fill;
+                }
+            }
+        }
+    }
+
+    // --- the three wants ------------------------------------------------------------------------------------------
+
+    fn read(&mut self, rows: Rows) -> Option<Method> {
+        if self.map.parities() == 0 {
+            let cell = self.best_copy()?;
+            let buf = self.client(0, rows)?;
+            self.push_read(cell, rows, buf);
+            return Some(Method::Direct);
+        }
+        // What is wanted and good goes straight to the client and serves as a source from there.
+        for data in 0..self.data_cells() {
+            if self.status(data) == Status::Good {
+                if let Some(buf) = self.client(data, rows) {
+                    self.push_read(data, rows, buf);
+                    self.scratch.cells[usize::from(data)].source = Some(buf);
+                }
+            }
+        }
+        if (0..self.data_cells()).all(|data| self.status(data) == Status::Good || !self.is_wanted(data)) {
+            return Some(Method::Direct);
+        }
+        let lost = self.unreadable_data();
+        self.decode(rows, lost, |planner, cell| planner.client(cell, rows))?;
+        Some(Method::Reconstruct)
+    }
+
+    fn write_copies(&mut self, rows: Rows) -> Option<Method> {
+        let buf = self.client(0, rows)?;
+        self.best_copy()?;
+        for cell in 0..self.map.cells() {
+            if self.status(cell) != Status::Gone {
+                self.push_write(cell, rows, buf);
+            }
+        }
+        Some(Method::Plain)
+    }
+
+    fn write_parity(&mut self, rows: Rows) -> Option<Method> {
+        let (mut written, mut kept_unreadable, mut written_unreadable) = (0, 0, 0);
+        for data in 0..self.data_cells() {
+            let unreadable = usize::from(self.status(data) != Status::Good);
+            if self.is_wanted(data) {
+                written += 1;
+                written_unreadable += unreadable;
+            } else {
+                kept_unreadable += unreadable;
+            }
+        }
+        let kept = usize::from(self.data_cells()) - written;
+        let parities = self.parities_where(|status| status != Status::Gone);
+        let good = self.parities_where(|status| status == Status::Good);
+        // What is written must be readable afterwards, from itself or through parity.
+        if written_unreadable > 0 && written_unreadable + kept_unreadable > parities {
+            return None;
+        }
+        let method = if parities == 0 {
+            Method::Plain
+        } else {
+            let modify = (written_unreadable == 0 && good == parities).then_some(written + parities);
+            let rewrite = (kept_unreadable == 0).then_some(kept);
+            match (modify, rewrite) {
+                (Some(m), Some(r)) if m < r => Method::Modify,
+                (_, Some(_)) => Method::Rewrite,
+                (Some(_), None) => Method::Modify,
+                (None, None) => Method::DecodeRewrite,
+            }
+        };
+        match method {
+            Method::Modify => self.modify(rows),
+            Method::Rewrite => self.fold_parity(rows, |status| status != Status::Gone),
+            Method::DecodeRewrite => {
+                let lost = self.unreadable_data();
+                self.decode(rows, lost, |planner, cell| {
+                    (!planner.is_wanted(cell)).then(|| planner.lane(cell, rows))
+                })?;
+                self.fold_parity(rows, |status| status != Status::Gone);
+            }
+            _ => {}
+        }
+        for data in 0..self.data_cells() {
+            if self.status(data) != Status::Gone {
+                if let Some(buf) = self.client(data, rows) {
+                    self.push_write(data, rows, buf);
+                }
+            }
+        }
+        self.write_parities(rows, |status| status != Status::Gone);
+        Some(method)
+    }
+
+    fn fill_copies(&mut self, rows: Rows) -> Option<Method> {
+        if (0..self.map.cells()).all(|cell| self.status(cell) != Status::Fill) {
+            return Some(Method::Fill);
+        }
+        let from = self.best_copy()?;
+        let buf = self.old(from, rows);
+        for cell in 0..self.map.cells() {
+            if self.status(cell) == Status::Fill {
+                self.push_write(cell, rows, buf);
+            }
+        }
+        Some(Method::Fill)
+    }
+
+    fn fill_parity(&mut self, rows: Rows) -> Option<Method> {
+        let fill = |status| status == Status::Fill;
+        let parities = self.parities_where(fill);
+        let lost = self.unreadable_data();
+        let fills_data = (0..self.data_cells()).any(|data| self.status(data) == Status::Fill);
+        if parities > 0 || fills_data {
+            self.decode(rows, lost, |planner, cell| {
+                (parities > 0 || planner.status(cell) == Status::Fill).then(|| planner.lane(cell, rows))
+            })?;
+        }
+        if parities > 0 {
+            self.fold_parity(rows, fill);
+        }
+        for data in 0..self.data_cells() {
+            if self.status(data) == Status::Fill {
+                let buf = self.lane(data, rows);
+                self.push_write(data, rows, buf);
+            }
+        }
+        self.write_parities(rows, fill);
+        Some(Method::Fill)
+    }
+
+    // --- linear algebra -------------------------------------------------------------------------------------------
+
+    /// Read-modify-write: every parity gains the difference between old and new of every written cell.
+    fn modify(&mut self, rows: Rows) {
+        let mut targets = [None, None];
+        for (target, cell) in targets.iter_mut().zip(self.parity_cells(|_| true).into_iter().flatten()) {
+            *target = Some(self.old(cell, rows));
+        }
+        let first = self.out.terms.len();
+        for data in 0..self.data_cells() {
+            if let Some(new) = self.client(data, rows) {
+                let old = self.old(data, rows);
+                let coef = self.parity_coef(data, |status| status != Status::Gone);
+                self.out.terms.push(Term { buf: old, coef });
+                self.out.terms.push(Term { buf: new, coef });
+            }
+        }
+        self.push_fold(rows, targets, first, true);
+    }
+
+    /// Makes the parities whose status passes `which` from all data: new where it is written, decoded where it was, old
+    /// elsewhere. Nothing happens if there is none.
+    fn fold_parity(&mut self, rows: Rows, which: fn(Status) -> bool) {
+        let mut targets = [None, None];
+        for (target, cell) in targets.iter_mut().zip(self.parity_cells(which).into_iter().flatten()) {
+            *target = Some(self.lane(cell, rows));
+        }
+        let first = self.out.terms.len();
+        for data in 0..self.data_cells() {
+            let buf = match self.client(data, rows) {
+                Some(new) => new,
+                None => self.old(data, rows),
+            };
+            let coef = self.parity_coef(data, which);
+            self.out.terms.push(Term { buf, coef });
+        }
+        self.push_fold(rows, targets, first, false);
+    }
+
+    /// Computes the lost data cells for which `target` names a place, from everything good. Later folds find them there.
+    ///
+    /// With X, Y the lost cells, x, y their powers and g the generator (md's Q is the sum of g^j D_j):
+    ///
+    /// | lost | from | solution |
+    /// |---|---|---|
+    /// | X | P | X = P + sum D |
+    /// | X | Q | X = g^-x (Q + sum g^j D_j) |
+    /// | X, Y | P, Q | X = a (P + sum D) + b (Q + sum g^j D_j), a = g^y / (g^x + g^y), b = 1 / (g^x + g^y); Y = X + P + sum D |
+    fn decode(
+        &mut self,
+        rows: Rows,
+        lost: Unreadable,
+        target: impl Fn(&mut Self, u16) -> Option<Buf>,
+    ) -> Option<()> {
+        let [p, q] = [CellKind::P, CellKind::Q].map(|kind| self.good_parity(kind));
+        // For each lost cell its weights of the P and of the Q equation.
+        let solution: [(u8, u8); 2] = match (lost.count, p, q) {
+            (0, _, _) => return Some(()),
+            (1, Some(_), _) => [(1, 0), (0, 0)],
+            (1, None, Some(_)) => [(0, gf::inv(self.weight(lost.cells[0]))?), (0, 0)],
+            (2, Some(_), Some(_)) => {
+                let (gx, gy) = (self.weight(lost.cells[0]), self.weight(lost.cells[1]));
+                let b = gf::inv(gx ^ gy)?;
+                let a = gf::mul(gy, b);
+                [(a, b), (a ^ 1, b)]
+            }
+            _ => return None,
+        };
+        let (mut targets, mut weights, mut wanted) = ([None; 2], [(0, 0); 2], 0);
+        for (&cell, weight) in lost.cells[..lost.count].iter().zip(solution) {
+            if let Some(buf) = target(self, cell) {
+                (targets[wanted], weights[wanted]) = (Some(buf), weight);
+                wanted += 1;
+                self.scratch.cells[usize::from(cell)].source = Some(buf);
+            }
+        }
+        if wanted == 0 {
+            return Some(());
+        }
+        let first = self.out.terms.len();
+        let coef = |in_p: u8, in_q: u8| weights.map(|(a, b)| gf::mul(a, in_p) ^ gf::mul(b, in_q));
+        for data in 0..self.data_cells() {
+            if self.status(data) == Status::Good {
+                let buf = self.old(data, rows);
+                let coef = coef(1, self.weight(data));
+                self.out.terms.push(Term { buf, coef });
+            }
+        }
+        for (cell, coef) in [(p, coef(1, 0)), (q, coef(0, 1))] {
+            if let Some(cell) = cell.filter(|_| coef != [0; 2]) {
+                let buf = self.old(cell, rows);
+                self.out.terms.push(Term { buf, coef });
+            }
+        }
+        self.push_fold(rows, targets, first, false);
+        Some(())
+    }
+
+    /// The factor of data cell `data` in Q.
+    fn weight(&self, data: u16) -> u8 {
+        if self.map.parities() == 2 { gf::exp(u32::from(self.map.q_power(data))) } else { 1 }
+    }
+
+    /// The factors of data cell `data` in the parities whose status passes `which`, in their order.
+    fn parity_coef(&self, data: u16, which: fn(Status) -> bool) -> [u8; 2] {
+        let mut coef = [0; 2];
+        for (coef, cell) in coef.iter_mut().zip(self.parity_cells(which).into_iter().flatten()) {
+            *coef = match self.scratch.cells[usize::from(cell)].kind {
+                CellKind::Q => self.weight(data),
+                _ => 1,
+            };
+        }
+        coef
+    }
+
+    // --- questions ------------------------------------------------------------------------------------------------
+
+    fn data_cells(&self) -> u16 {
+        self.map.cells() - u16::from(self.map.parities())
+    }
+
+    fn status(&self, cell: u16) -> Status {
+        self.scratch.cells[usize::from(cell)].status
+    }
+
+    /// Does a piece cover `data` in the current segment?
+    fn is_wanted(&self, data: u16) -> bool {
+        self.scratch.cells[usize::from(data)].piece != NONE
+    }
+
+    /// The client's bytes for `data` in the current segment.
+    fn client(&self, data: u16, rows: Rows) -> Option<Buf> {
+        let index = self.scratch.cells[usize::from(data)].piece;
+        let piece = self.pieces().get(index as usize)?;
+        Some(Buf { base: Base::Client(index), sector: rows.start - piece.rows.start })
+    }
+
+    fn unreadable_data(&self) -> Unreadable {
+        let mut lost = Unreadable { count: 0, cells: [0; 2] };
+        for data in 0..self.data_cells() {
+            if self.status(data) != Status::Good {
+                if let Some(cell) = lost.cells.get_mut(lost.count) {
+                    *cell = data;
+                }
+                lost.count += 1;
+            }
+        }
+        lost
+    }
+
+    /// The parity cells whose status passes `which`, P before Q.
+    fn parity_cells(&self, which: fn(Status) -> bool) -> [Option<u16>; 2] {
+        let mut found = [None, None];
+        let mut next = 0;
+        for cell in self.data_cells()..self.map.cells() {
+            if which(self.status(cell)) && self.status(cell) != Status::Gone {
+                found[next] = Some(cell);
+                next += 1;
+            }
+        }
+        found
+    }
+
+    fn parities_where(&self, which: fn(Status) -> bool) -> usize {
+        (self.data_cells()..self.map.cells()).filter(|&cell| which(self.status(cell))).count()
+    }
+
+    fn good_parity(&self, kind: CellKind) -> Option<u16> {
+        (self.data_cells()..self.map.cells())
+            .find(|&cell| self.status(cell) == Status::Good && self.scratch.cells[usize::from(cell)].kind == kind)
+    }
+
+    /// A good copy, starting at the preferred leg; one that is to be avoided only if there is no other.
+    fn best_copy(&self) -> Option<u16> {
+        let copies = self.map.cells();
+        (0..copies)
+            .map(|n| (self.leg % copies + n) % copies)
+            .filter(|&cell| self.status(cell) == Status::Good)
+            .min_by_key(|&cell| self.view.members[self.scratch.cells[usize::from(cell)].slot.index()].avoid)
+    }
+
+    // --- writing the plan -----------------------------------------------------------------------------------------
+
+    /// The cell's lane in the current segment.
+    fn lane(&mut self, cell: u16, rows: Rows) -> Buf {
+        let work = &mut self.scratch.cells[usize::from(cell)];
+        let lane = *work.lane.get_or_insert_with(|| {
+            self.out.lanes += 1;
+            self.out.lanes - 1
+        });
+        Buf { base: Base::Lane(lane), sector: rows.start - self.out.rows.start }
+    }
+
+    /// The cell's content from before this plan (or as decoded by it), read into its lane when first asked for.
+    fn old(&mut self, cell: u16, rows: Rows) -> Buf {
+        if let Some(buf) = self.scratch.cells[usize::from(cell)].source {
+            return buf;
+        }
+        let buf = self.lane(cell, rows);
+        self.push_read(cell, rows, buf);
+        self.scratch.cells[usize::from(cell)].source = Some(buf);
+        buf
+    }
+
+    fn write_parities(&mut self, rows: Rows, which: fn(Status) -> bool) {
+        for cell in self.parity_cells(which).into_iter().flatten() {
+            let buf = self.lane(cell, rows);
+            self.push_write(cell, rows, buf);
+        }
+    }
+
+    fn push_read(&mut self, cell: u16, rows: Rows, buf: Buf) {
+        let work = &mut self.scratch.cells[usize::from(cell)];
+        push(&mut self.out.gather, &mut work.last_read, work.slot, work.at, cell, rows, buf);
+    }
+
+    fn push_write(&mut self, cell: u16, rows: Rows, buf: Buf) {
+        let work = &mut self.scratch.cells[usize::from(cell)];
+        push(&mut self.out.scatter, &mut work.last_write, work.slot, work.at, cell, rows, buf);
+    }
+
+    fn push_fold(&mut self, rows: Rows, target: [Option<Buf>; 2], first: usize, accumulate: bool) {
+        if target[0].is_none() {
+            self.out.terms.truncate(first);
+            return;
+        }
+        let terms = first as u32..self.out.terms.len() as u32;
+        self.out.fold.push(Fold { target, sectors: rows.len(), terms, accumulate });
+    }
+}
+
+/// Appends an operation, or lengthens the cell's last one if this goes on where that ends, on disk and in memory.
+fn push(ios: &mut Vec<Io>, last: &mut u32, slot: Slot, at: MemberLba, cell: u16, rows: Rows, buf: Buf) {
+    if let Some(io) = ios.get_mut(*last as usize) {
+        if io.rows.end == rows.start && io.buf.base == buf.base && io.buf.sector + io.rows.len() == buf.sector {
+            io.rows.end = rows.end;
+            return;
+        }
+    }
+    *last = ios.len() as u32;
+    ios.push(Io { slot, cell, at: at + Sectors(u64::from(rows.start)), rows, buf });
+}

@@ -1,0 +1,481 @@
+//! The exhaustive planner test: every plan for small stripes is executed on one byte per sector and compared with what
+//! the stripe must hold. Each shape is taken with every lost member or pair (missing, above a watermark, with bad rows, or
+//! failing to read), every subset of two rows of all chunks, in sync and not.
+
+use alloc::vec::Vec;
+
+use super::*;
+use crate::geometry::{CellKind, Geometry, Layout, Shape, StripeMap};
+use crate::parity::gf;
+use crate::units::{Level, Sectors};
+
+/// A small generator: the tests must give the same answer everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+const CHUNK: u32 = 8;
+/// The rows whose subsets are tried; the watermark and the bad row lie between and on them.
+const ACTIVE: Rows = Rows::new(3, 5);
+
+/// What is wrong with a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ailment {
+    Missing,
+    Rebuilding,
+    RebuiltToRow4,
+    BadRow3,
+    FaultRow4,
+}
+
+const AILMENTS: [Ailment; 5] =
+    [Ailment::Missing, Ailment::Rebuilding, Ailment::RebuiltToRow4, Ailment::BadRow3, Ailment::FaultRow4];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    Good,
+    Fill,
+    Gone,
+}
+
+fn geometry(level: Level, layout: &str, slots: u16) -> Geometry {
+    let chunk = if level == Level::Raid1 { Sectors(0) } else { Sectors(u64::from(CHUNK)) };
+    let component = Sectors(u64::from(CHUNK) * 64);
+    let members = alloc::vec![component; usize::from(slots)];
+    let layout = if layout.is_empty() { Layout::default_for(level) } else { Layout::parse(level, layout).unwrap() };
+    Geometry::new(&Shape { level, layout: layout.md_number(), chunk, slots, component, members: &members }).unwrap()
+}
+
+/// One stripe with its members' ailments and the bytes on it, one byte a sector.
+struct Case<'g> {
+    map: StripeMap<'g>,
+    view: View,
+    faults: Vec<Fault>,
+    /// By cell, by row.
+    disk: Vec<Vec<u8>>,
+    /// By data cell, by row: what a client must read.
+    data: Vec<Vec<u8>>,
+    worth: Vec<Vec<Worth>>,
+}
+
+impl<'g> Case<'g> {
+    fn new(map: StripeMap<'g>, slots: u16, ill: &[(u16, Ailment)], in_sync: bool, random: &mut Random) -> Case<'g> {
+        let mut view = View::healthy(slots);
+        let mut faults = Vec::new();
+        for &(cell, ailment) in ill {
+            let place = map.cell(cell);
+            let row = |n: u64| place.at + Sectors(n);
+            let member = &mut view.members[place.slot.index()];
+            match ailment {
+                Ailment::Missing => member.presence = Presence::Missing,
+                Ailment::Rebuilding => member.presence = Presence::Below(row(0)),
+                Ailment::RebuiltToRow4 => member.presence = Presence::Below(row(4)),
+                Ailment::BadRow3 => member.bad.push((row(3), row(4))),
+                Ailment::FaultRow4 => faults.push(Fault { slot: place.slot, rows: Rows::new(4, 5) }),
+            }
+        }
+        if !in_sync {
+            view.synced_below = map.sync_start();
+        }
+        let mut case = Case { map, view, faults, disk: Vec::new(), data: Vec::new(), worth: Vec::new() };
+        case.judge(ill, in_sync);
+        let k = case.data_cells();
+        case.data = (0..k).map(|_| (0..CHUNK).map(|_| random.next() as u8).collect()).collect();
+        let truth = case.truth();
+        case.disk = truth;
+        for cell in 0..case.worth.len() {
+            for row in 0..CHUNK as usize {
+                if case.worth[cell][row] != Worth::Good {
+                    case.disk[cell][row] = random.next() as u8;
+                }
+            }
+        }
+        case
+    }
+
+    fn data_cells(&self) -> usize {
+        usize::from(self.map.cells() - u16::from(self.map.parities())).min(if self.map.parities() == 0 { 1 } else { 9999 })
+    }
+
+    /// The worth of every cell and row, derived on its own from the ailments.
+    fn judge(&mut self, ill: &[(u16, Ailment)], in_sync: bool) {
+        let cells = usize::from(self.map.cells());
+        self.worth = alloc::vec![alloc::vec![Worth::Good; CHUNK as usize]; cells];
+        for &(cell, ailment) in ill {
+            for row in 0..CHUNK as usize {
+                let worth = match ailment {
+                    Ailment::Missing => Worth::Gone,
+                    Ailment::Rebuilding => Worth::Fill,
+                    Ailment::RebuiltToRow4 if row >= 4 => Worth::Fill,
+                    Ailment::BadRow3 if row == 3 => Worth::Gone,
+                    Ailment::FaultRow4 if row == 4 => Worth::Fill,
+                    _ => continue,
+                };
+                let now = &mut self.worth[usize::from(cell)][row];
+                if *now != Worth::Gone {
+                    *now = worth;
+                }
+            }
+        }
+        if in_sync {
+            return;
+        }
+        let mirror = self.map.parities() == 0;
+        for row in 0..CHUNK as usize {
+            let k = self.data_cells();
+            let mut trusted = if mirror { 1 } else { (0..k).filter(|&d| self.worth[d][row] != Worth::Good).count() };
+            for cell in if mirror { 0 } else { k }..cells {
+                if self.worth[cell][row] == Worth::Good {
+                    if trusted > 0 {
+                        trusted -= 1;
+                    } else {
+                        self.worth[cell][row] = Worth::Fill;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What every cell holds when all redundancy is right.
+    fn truth(&self) -> Vec<Vec<u8>> {
+        (0..self.map.cells())
+            .map(|cell| {
+                let sum = |weight: &dyn Fn(usize) -> u8| -> Vec<u8> {
+                    let at = |row: usize| {
+                        (0..self.data.len()).fold(0, |sum, d| sum ^ gf::mul(weight(d), self.data[d][row]))
+                    };
+                    (0..CHUNK as usize).map(at).collect()
+                };
+                match self.map.cell(cell).kind {
+                    CellKind::Data(d) => self.data[usize::from(d)].clone(),
+                    CellKind::Copy => self.data[0].clone(),
+                    CellKind::P => sum(&|_| 1),
+                    CellKind::Q => sum(&|d| gf::exp(u32::from(self.map.q_power(d as u16)))),
+                }
+            })
+            .collect()
+    }
+
+    fn lost_data(&self, row: usize) -> usize {
+        (0..self.data_cells()).filter(|&d| self.worth[d][row] != Worth::Good).count()
+    }
+
+    fn parities(&self, row: usize, test: impl Fn(Worth) -> bool) -> usize {
+        (self.data_cells()..self.worth.len()).filter(|&c| self.map.parities() > 0 && test(self.worth[c][row])).count()
+    }
+
+    /// Can this data sector be known?
+    fn readable(&self, d: usize, row: usize) -> bool {
+        if self.map.parities() == 0 {
+            return self.worth.iter().any(|cell| cell[row] == Worth::Good);
+        }
+        self.worth[d][row] == Worth::Good || self.lost_data(row) <= self.parities(row, |w| w == Worth::Good)
+    }
+
+    /// Executes `plan`. Reads must be of good sectors only, writes never to sectors that are gone.
+    fn run(&mut self, plan: &Plan, pieces: &[Piece], client: &mut [Vec<u8>]) {
+        let mut lanes = alloc::vec![alloc::vec![0xEEu8; plan.lane_rows() as usize]; usize::from(plan.lanes)];
+        fn at<'m>(buf: Buf, lanes: &'m mut [Vec<u8>], client: &'m mut [Vec<u8>]) -> &'m mut [u8] {
+            match buf.base {
+                Base::Lane(lane) => &mut lanes[usize::from(lane)][buf.sector as usize..],
+                Base::Client(piece) => &mut client[piece as usize][buf.sector as usize..],
+            }
+        }
+        for io in &plan.gather {
+            let place = self.map.cell(io.cell);
+            assert_eq!((io.slot, io.at), (place.slot, place.at + Sectors(u64::from(io.rows.start))));
+            for (i, row) in (io.rows.start..io.rows.end).enumerate() {
+                assert!(self.worth[usize::from(io.cell)][row as usize] == Worth::Good, "reads what it must not\n{plan}");
+                at(io.buf, &mut lanes, client)[i] = self.disk[usize::from(io.cell)][row as usize];
+            }
+        }
+        for fold in &plan.fold {
+            let terms = &plan.terms[fold.terms.start as usize..fold.terms.end as usize];
+            for i in 0..fold.sectors as usize {
+                for (n, target) in fold.target.iter().enumerate().filter_map(|(n, t)| t.map(|t| (n, t))) {
+                    let start = if fold.accumulate { at(target, &mut lanes, client)[i] } else { 0 };
+                    let sum = terms.iter().fold(start, |sum, term| {
+                        sum ^ gf::mul(term.coef[n], at(term.buf, &mut lanes, client)[i])
+                    });
+                    at(target, &mut lanes, client)[i] = sum;
+                }
+            }
+        }
+        for io in &plan.scatter {
+            for (i, row) in (io.rows.start..io.rows.end).enumerate() {
+                assert!(self.worth[usize::from(io.cell)][row as usize] != Worth::Gone, "writes to nothing\n{plan}");
+                self.disk[usize::from(io.cell)][row as usize] = at(io.buf, &mut lanes, client)[i];
+            }
+        }
+        let _ = pieces;
+    }
+
+    /// After a write (or fill) of `rows`: whatever is to be right there is right, and nothing else changed.
+    fn verify(&self, before: &[Vec<u8>], touched: impl Fn(usize, usize) -> bool, plan: &Plan) {
+        let truth = self.truth();
+        for cell in 0..self.worth.len() {
+            for row in 0..CHUNK as usize {
+                match (self.worth[cell][row], touched(cell, row)) {
+                    (Worth::Gone, _) | (_, false) => {
+                        assert_eq!(self.disk[cell][row], before[cell][row], "cell {cell} row {row} changed\n{plan}");
+                    }
+                    (_, true) => assert_eq!(self.disk[cell][row], truth[cell][row], "cell {cell} row {row}\n{plan}"),
+                }
+                if self.worth[cell][row] == Worth::Good {
+                    assert_eq!(self.disk[cell][row], truth[cell][row], "good cell {cell} row {row} is wrong\n{plan}");
+                }
+            }
+        }
+    }
+}
+
+/// The pieces of a subset: bit `d * 2 + r` stands for row `ACTIVE.start + r` of data cell `d`.
+fn pieces_of(subset: u32, k: usize, split: bool) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for d in 0..k {
+        let bits = subset >> (d * 2) & 3;
+        let run = |a: u32, b: u32| Piece { data: d as u16, rows: Rows::new(ACTIVE.start + a, ACTIVE.start + b) };
+        match bits {
+            1 => pieces.push(run(0, 1)),
+            2 => pieces.push(run(1, 2)),
+            3 if split => pieces.extend([run(1, 2), run(0, 1)]),
+            3 => pieces.push(run(0, 2)),
+            _ => {}
+        }
+    }
+    pieces
+}
+
+#[derive(Default)]
+struct Tally {
+    plans: u64,
+    lost: u64,
+}
+
+fn try_reads(case: &mut Case<'_>, subset: u32, plan: &mut Plan, tally: &mut Tally) {
+    let pieces = pieces_of(subset, case.data_cells(), false);
+    let expected_ok = pieces.iter().all(|piece| {
+        (piece.rows.start..piece.rows.end).all(|row| case.readable(usize::from(piece.data), row as usize))
+    });
+    for leg in 0..if case.map.parities() == 0 { 2 } else { 1 } {
+        let result = super::plan(&case.map, &case.view, &case.faults, leg, Want::Read(&pieces), plan);
+        tally.plans += 1;
+        assert_eq!(result.is_ok(), expected_ok, "{pieces:?} {:?}\n{plan}", case.view);
+        if result.is_err() {
+            tally.lost += 1;
+            continue;
+        }
+        let mut client: Vec<Vec<u8>> = pieces.iter().map(|p| alloc::vec![0xDDu8; p.rows.len() as usize]).collect();
+        case.run(plan, &pieces, &mut client);
+        assert!(plan.scatter.is_empty());
+        for (piece, bytes) in pieces.iter().zip(&client) {
+            let rows = piece.rows.start as usize..piece.rows.end as usize;
+            assert_eq!(bytes[..], case.data[usize::from(piece.data)][rows], "{pieces:?} {:?}\n{plan}", case.view);
+        }
+    }
+}
+
+fn try_writes(case: &mut Case<'_>, subset: u32, split: bool, plan: &mut Plan, random: &mut Random, tally: &mut Tally) {
+    let k = case.data_cells();
+    let pieces = pieces_of(subset, k, split);
+    let wanted = |d: usize, row: usize| {
+        pieces.iter().any(|p| usize::from(p.data) == d && (p.rows.start..p.rows.end).contains(&(row as u32)))
+    };
+    let row_is_touched = |row: usize| (0..k).any(|d| wanted(d, row));
+    // What theory says: every row that is touched can be given right parity and read back.
+    let possible = (ACTIVE.start as usize..ACTIVE.end as usize).filter(|&row| row_is_touched(row)).all(|row| {
+        if case.map.parities() == 0 {
+            return case.worth.iter().any(|cell| cell[row] == Worth::Good);
+        }
+        let lost_written = (0..k).filter(|&d| wanted(d, row) && case.worth[d][row] != Worth::Good).count();
+        let lost_kept = case.lost_data(row) - lost_written;
+        let alive = case.parities(row, |w| w != Worth::Gone);
+        let good = case.parities(row, |w| w == Worth::Good);
+        let readable_after = lost_written == 0 || lost_written + lost_kept <= alive;
+        let modify = lost_written == 0 && good == alive;
+        readable_after && (alive == 0 || lost_kept == 0 || modify || case.lost_data(row) <= good)
+    });
+    let result = super::plan(&case.map, &case.view, &case.faults, 0, Want::Write(&pieces), plan);
+    tally.plans += 1;
+    assert_eq!(result.is_ok(), possible, "{pieces:?} {:?}\n{plan}", case.view);
+    if result.is_err() {
+        tally.lost += 1;
+        return;
+    }
+    let mut client: Vec<Vec<u8>> =
+        pieces.iter().map(|p| (0..p.rows.len()).map(|_| random.next() as u8).collect()).collect();
+    let (before_disk, before_data) = (case.disk.clone(), case.data.clone());
+    case.run(plan, &pieces, &mut client);
+    for (piece, bytes) in pieces.iter().zip(&client) {
+        for (i, row) in (piece.rows.start..piece.rows.end).enumerate() {
+            case.data[usize::from(piece.data)][row as usize] = bytes[i];
+        }
+    }
+    let mirror = case.map.parities() == 0;
+    case.verify(&before_disk, |cell, row| if mirror || cell >= k { row_is_touched(row) } else { wanted(cell, row) }, plan);
+    if case.faults.is_empty() && case.worth.iter().flatten().all(|w| *w == Worth::Good) && !mirror {
+        // The cheapest way, per row.
+        let m = case.worth.len() - k;
+        let ideal: usize = (0..CHUNK as usize)
+            .filter(|&row| row_is_touched(row))
+            .map(|row| (0..k).filter(|&d| wanted(d, row)).count())
+            .map(|written| (written + m).min(k - written))
+            .sum();
+        let reads: u32 = plan.gather.iter().map(|io| io.rows.len()).sum();
+        assert_eq!(reads as usize, ideal, "{pieces:?}\n{plan}");
+    }
+    (case.disk, case.data) = (before_disk, before_data);
+}
+
+fn try_fill(case: &mut Case<'_>, plan: &mut Plan, tally: &mut Tally) {
+    let needs = |case: &Case<'_>, row: usize| case.worth.iter().any(|cell| cell[row] == Worth::Fill);
+    let possible = (ACTIVE.start as usize..ACTIVE.end as usize).filter(|&row| needs(case, row)).all(|row| {
+        if case.map.parities() == 0 {
+            case.worth.iter().any(|cell| cell[row] == Worth::Good)
+        } else {
+            case.lost_data(row) <= case.parities(row, |w| w == Worth::Good)
+        }
+    });
+    let result = super::plan(&case.map, &case.view, &case.faults, 0, Want::Fill(ACTIVE), plan);
+    tally.plans += 1;
+    assert_eq!(result.is_ok(), possible, "{:?}\n{plan}", case.view);
+    if result.is_err() {
+        tally.lost += 1;
+        return;
+    }
+    let before = case.disk.clone();
+    case.run(plan, &[], &mut []);
+    let worth = case.worth.clone();
+    let active = |row: usize| (ACTIVE.start as usize..ACTIVE.end as usize).contains(&row);
+    case.verify(&before, |cell, row| active(row) && worth[cell][row] == Worth::Fill, plan);
+    case.disk = before;
+}
+
+/// All ailments of up to `most` cells of a stripe.
+fn ailments(cells: u16, most: usize) -> Vec<Vec<(u16, Ailment)>> {
+    let mut all = alloc::vec![Vec::new()];
+    for first in 0..cells {
+        for a in AILMENTS {
+            all.push(alloc::vec![(first, a)]);
+            for second in first + 1..cells {
+                for b in AILMENTS.into_iter().filter(|_| most > 1) {
+                    all.push(alloc::vec![(first, a), (second, b)]);
+                }
+            }
+        }
+    }
+    all
+}
+
+fn exhaust(level: Level, layout: &str, slots: u16, stripes: &[u64], tally: &mut Tally) {
+    let geometry = geometry(level, layout, slots);
+    let mut random = Random(0x9E37_79B9_7F4A_7C15 ^ u64::from(slots));
+    let mut plan = Plan::with_room_for(usize::from(geometry.cells()));
+    for &stripe in stripes {
+        let map = geometry.stripe(Stripe(stripe));
+        let mut sick = ailments(map.cells(), 2);
+        if map.parities() == 2 {
+            // Beyond what RAID6 survives, too.
+            sick.push((0..3).map(|c| (c, Ailment::Missing)).collect());
+            sick.push((map.cells() - 3..map.cells()).map(|c| (c, Ailment::Rebuilding)).collect());
+        }
+        for ill in &sick {
+            for in_sync in [true, false] {
+                let mut case = Case::new(map, slots, ill, in_sync, &mut random);
+                try_fill(&mut case, &mut plan, tally);
+                for subset in 1..1u32 << (case.data_cells() * 2) {
+                    try_reads(&mut case, subset, &mut plan, tally);
+                    try_writes(&mut case, subset, subset % 3 == 0, &mut plan, &mut random, tally);
+                }
+            }
+        }
+    }
+}
+
+fn report(name: &str, tally: &Tally) {
+    std::println!("{name}: {} plans executed, {} of them refused as lost", tally.plans, tally.lost);
+    assert!(tally.plans > 1000 && tally.lost > 0);
+}
+
+#[test]
+fn raid5_every_plan_is_right() {
+    let mut tally = Tally::default();
+    for slots in 3..=5 {
+        exhaust(Level::Raid5, "left-symmetric", slots, &[0, 1, 2], &mut tally);
+    }
+    exhaust(Level::Raid5, "right-asymmetric", 4, &[1, 2], &mut tally);
+    exhaust(Level::Raid4, "", 4, &[0], &mut tally);
+    exhaust(Level::Raid5, "left-symmetric", 2, &[0, 1], &mut tally);
+    report("raid4/5, up to 5 members", &tally);
+}
+
+#[test]
+fn raid6_every_plan_is_right() {
+    let mut tally = Tally::default();
+    for slots in 4..=6 {
+        exhaust(Level::Raid6, "left-symmetric", slots, &[0, 1], &mut tally);
+    }
+    exhaust(Level::Raid6, "left-asymmetric", 5, &[0, 3], &mut tally);
+    exhaust(Level::Raid6, "ddf-N-continue", 5, &[2], &mut tally);
+    report("raid6, up to 6 members", &tally);
+}
+
+/// Seven members: every lost member and pair, with subsets drawn at random where all would take minutes.
+#[test]
+fn seven_members() {
+    let mut tally = Tally::default();
+    let mut random = Random(77);
+    for level in [Level::Raid5, Level::Raid6] {
+        let geometry = geometry(level, "left-symmetric", 7);
+        let mut plan = Plan::with_room_for(7);
+        for stripe in 0..7 {
+            let map = geometry.stripe(Stripe(stripe));
+            for ill in &ailments(7, 2) {
+                for in_sync in [true, false] {
+                    let mut case = Case::new(map, 7, ill, in_sync, &mut random);
+                    try_fill(&mut case, &mut plan, &mut tally);
+                    for _ in 0..24 {
+                        let subset = random.next() as u32 % (1 << (case.data_cells() * 2));
+                        let subset = subset.max(1);
+                        try_reads(&mut case, subset, &mut plan, &mut tally);
+                        try_writes(&mut case, subset, subset % 2 == 0, &mut plan, &mut random, &mut tally);
+                    }
+                }
+            }
+        }
+    }
+    report("seven members", &tally);
+}
+
+#[test]
+fn mirrors_and_stripes_every_plan_is_right() {
+    let mut tally = Tally::default();
+    for slots in 1..=4 {
+        exhaust(Level::Raid1, "", slots, &[0], &mut tally);
+        exhaust(Level::Raid0, "", slots, &[0, 3], &mut tally);
+    }
+    for (layout, slots) in [("n2", 3), ("n2", 4), ("f2", 3), ("o2", 5), ("n3", 4), ("n2f2", 5)] {
+        exhaust(Level::Raid10, layout, slots, &[0, 1, 2, 3], &mut tally);
+    }
+    report("mirrors", &tally);
+}
+
+#[test]
+fn neighbouring_rows_are_one_operation() {
+    let geometry = geometry(Level::Raid5, "left-symmetric", 4);
+    let map = geometry.stripe(Stripe(0));
+    let mut plan = Plan::with_room_for(4);
+    let pieces = [Piece { data: 0, rows: Rows::new(0, 8) }, Piece { data: 1, rows: Rows::new(0, 4) }];
+    super::plan(&map, &View::healthy(4), &[], 0, Want::Write(&pieces), &mut plan).unwrap();
+    assert_eq!(plan.scatter.len(), 3, "{plan}");
+    assert_eq!(plan.scatter.iter().map(|io| io.rows.len()).sum::<u32>(), 8 + 4 + 8);
+    // 0..4: two of three cells are written, so the third is read; 4..8: one is, so old data and parity are.
+    assert_eq!(plan.gather.iter().map(|io| io.rows.len()).sum::<u32>(), 4 + 8, "{plan}");
+}
