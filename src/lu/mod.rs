@@ -1,1 +1,2 @@
-//! (being written)
+//! LU
+pub mod status;

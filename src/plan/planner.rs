@@ -228,7 +228,11 @@ impl Planner<'_> {
                 cuts.push(row as u32);
             }
         };
-        for piece in self.pieces() {
+        let pieces = match self.want {
+            Want::Read(pieces) | Want::Write(pieces) => pieces,
+            Want::Fill(_) => &[],
+        };
+        for piece in pieces {
             add(u64::from(piece.rows.start));
             add(u64::from(piece.rows.end));
         }

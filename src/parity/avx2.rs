@@ -1,0 +1,253 @@
+//! The kernels for x86-64 with AVX2: 32 bytes a register, products by two look-ups of 16 entries.
+//!
+//! Promises the same bytes as every other set; the last 31 bytes at most are left to the portable one. Does not find
+//! out whether the CPU has AVX2: the caller of [`Kernels::avx2`] answers for that. Unsafe code here is the step from
+//! the table into functions that need AVX2, and two moves between memory and registers, each of which takes a whole
+//! array: all indexing is checked.
+#![allow(unsafe_code)]
+
+use core::arch::x86_64::{
+    __m256i, _mm_loadu_si128, _mm256_add_epi8, _mm256_and_si256, _mm256_broadcastsi128_si256,
+    _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_set1_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
+    _mm256_srli_epi64, _mm256_storeu_si256, _mm256_xor_si256,
+};
+
+use super::gf::{NIBBLES, POLYNOMIAL};
+use super::{Kernels, Source, portable};
+
+impl Kernels {
+    /// The kernels for a CPU with AVX2.
+    ///
+    /// # Safety
+    ///
+    /// The CPU (and the operating system, which saves the registers) must support AVX2 wherever the value is used.
+    pub const unsafe fn avx2() -> Kernels {
+        // The functions below are reached through this table only, and whoever asks for the table has promised AVX2.
+        Kernels {
+            name: "avx2",
+            // SAFETY: the CPU has AVX2, as promised by the caller of this constructor.
+            xor: |to, sources, accumulate| unsafe { xor(to, sources, accumulate) },
+            // SAFETY: as for `xor`.
+            pq: |p, q, sources, order, accumulate| unsafe { pq(p, q, sources, order, accumulate) },
+            // SAFETY: as for `xor`.
+            one: |to, sources, accumulate| unsafe { one(to, sources, accumulate) },
+            // SAFETY: as for `xor`.
+            two: |to, to2, sources, accumulate| unsafe { two(to, to2, sources, accumulate) },
+        }
+    }
+}
+
+/// Bytes in a register.
+const LANE: usize = size_of::<__m256i>();
+
+/// `to` = sum of the sources.
+#[target_feature(enable = "avx2")]
+fn xor(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
+    let mut at = 0;
+    while to.len() - at >= 4 * LANE {
+        xor_block::<4>(to, sources, accumulate, at);
+        at += 4 * LANE;
+    }
+    while to.len() - at >= LANE {
+        xor_block::<1>(to, sources, accumulate, at);
+        at += LANE;
+    }
+    portable::xor(to, sources, accumulate, at);
+}
+
+/// `N` registers of [`xor`].
+#[target_feature(enable = "avx2")]
+#[inline]
+fn xor_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool, at: usize) {
+    let mut sum = start::<N>(to, at, accumulate);
+    for source in sources {
+        add(&mut sum, &load(source.bytes, at));
+    }
+    store(to, at, &sum);
+}
+
+/// `p` = sum of the sources, `q` = sum of g^j times the source `order[j]`, by Horner's rule.
+#[target_feature(enable = "avx2")]
+fn pq(p: &mut [u8], q: &mut [u8], sources: &[Source<'_>], order: &[u8], accumulate: bool) {
+    let mut at = 0;
+    while p.len() - at >= 4 * LANE {
+        pq_block::<4>(p, q, sources, order, accumulate, at);
+        at += 4 * LANE;
+    }
+    while p.len() - at >= LANE {
+        pq_block::<1>(p, q, sources, order, accumulate, at);
+        at += LANE;
+    }
+    portable::pq(p, q, sources, order, accumulate, at);
+}
+
+/// `N` registers of each of [`pq`]'s sums.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn pq_block<const N: usize>(
+    p: &mut [u8],
+    q: &mut [u8],
+    sources: &[Source<'_>],
+    order: &[u8],
+    accumulate: bool,
+    at: usize,
+) {
+    let (mut p_sum, mut q_sum) = (start::<N>(p, at, accumulate), zero());
+    for &index in order.iter().rev() {
+        let data = load(sources[usize::from(index)].bytes, at);
+        add(&mut p_sum, &data);
+        double(&mut q_sum);
+        add(&mut q_sum, &data);
+    }
+    add(&mut q_sum, &start(q, at, accumulate));
+    store(p, at, &p_sum);
+    store(q, at, &q_sum);
+}
+
+/// `to` = sum of the first coefficients times the sources.
+#[target_feature(enable = "avx2")]
+fn one(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
+    let mut at = 0;
+    while to.len() - at >= 4 * LANE {
+        one_block::<4>(to, sources, accumulate, at);
+        at += 4 * LANE;
+    }
+    while to.len() - at >= LANE {
+        one_block::<1>(to, sources, accumulate, at);
+        at += LANE;
+    }
+    portable::one(to, sources, accumulate, at);
+}
+
+/// `N` registers of [`one`].
+#[target_feature(enable = "avx2")]
+#[inline]
+fn one_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool, at: usize) {
+    let mut sum = start::<N>(to, at, accumulate);
+    for source in sources {
+        add_product(&mut sum, source.coef[0], &load(source.bytes, at));
+    }
+    store(to, at, &sum);
+}
+
+/// `to`, `to2` = sums of the first and of the second coefficients times the sources.
+#[target_feature(enable = "avx2")]
+fn two(to: &mut [u8], to2: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
+    let mut at = 0;
+    while to.len() - at >= 2 * LANE {
+        two_block::<2>(to, to2, sources, accumulate, at);
+        at += 2 * LANE;
+    }
+    while to.len() - at >= LANE {
+        two_block::<1>(to, to2, sources, accumulate, at);
+        at += LANE;
+    }
+    portable::two(to, to2, sources, accumulate, at);
+}
+
+/// `N` registers of each of [`two`]'s sums.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn two_block<const N: usize>(
+    to: &mut [u8],
+    to2: &mut [u8],
+    sources: &[Source<'_>],
+    accumulate: bool,
+    at: usize,
+) {
+    let (mut sum, mut sum2) = (start::<N>(to, at, accumulate), start::<N>(to2, at, accumulate));
+    for source in sources {
+        let data = load(source.bytes, at);
+        add_product(&mut sum, source.coef[0], &data);
+        add_product(&mut sum2, source.coef[1], &data);
+    }
+    store(to, at, &sum);
+    store(to2, at, &sum2);
+}
+
+/// What a sum begins with: what the target holds, or zero.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn start<const N: usize>(to: &[u8], at: usize, accumulate: bool) -> [__m256i; N] {
+    if accumulate { load(to, at) } else { zero() }
+}
+
+/// A sum of nothing.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn zero<const N: usize>() -> [__m256i; N] {
+    [_mm256_setzero_si256(); N]
+}
+
+/// `sum` += `data`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add<const N: usize>(sum: &mut [__m256i; N], data: &[__m256i; N]) {
+    for (sum, data) in sum.iter_mut().zip(data) {
+        *sum = _mm256_xor_si256(*sum, *data);
+    }
+}
+
+/// `sum` times the generator: a doubling, and the polynomial where the high bit (the sign) was set.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn double<const N: usize>(sum: &mut [__m256i; N]) {
+    let reduce = _mm256_set1_epi8(POLYNOMIAL as i8);
+    for sum in sum {
+        let carried = _mm256_and_si256(_mm256_cmpgt_epi8(_mm256_setzero_si256(), *sum), reduce);
+        *sum = _mm256_xor_si256(_mm256_add_epi8(*sum, *sum), carried);
+    }
+}
+
+/// `sum` += `coef` * `data`, by a look-up of each nibble's product.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_product<const N: usize>(sum: &mut [__m256i; N], coef: u8, data: &[__m256i; N]) {
+    match coef {
+        0 => {}
+        1 => add(sum, data),
+        _ => {
+            let [low, high] = &NIBBLES[usize::from(coef)];
+            let (low, high) = (both_halves(low), both_halves(high));
+            let nibble = _mm256_set1_epi8(0x0f);
+            for (sum, data) in sum.iter_mut().zip(data) {
+                let of_low = _mm256_shuffle_epi8(low, _mm256_and_si256(*data, nibble));
+                let data = _mm256_srli_epi64::<4>(*data);
+                let of_high = _mm256_shuffle_epi8(high, _mm256_and_si256(data, nibble));
+                *sum = _mm256_xor_si256(*sum, _mm256_xor_si256(of_low, of_high));
+            }
+        }
+    }
+}
+
+/// A table in both halves of a register: look-ups do not cross from one half to the other.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn both_halves(table: &[u8; 16]) -> __m256i {
+    // SAFETY: the reference is to 16 readable bytes, and this load needs no alignment.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+}
+
+/// `N` registers from `at` on. Panics if `bytes` does not hold as many.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn load<const N: usize>(bytes: &[u8], at: usize) -> [__m256i; N] {
+    let (lanes, _) = bytes[at..at + N * LANE].as_chunks::<LANE>();
+    let mut data = zero();
+    for (data, lane) in data.iter_mut().zip(lanes) {
+        // SAFETY: the reference is to an array of 32 readable bytes, and this load needs no alignment.
+        *data = unsafe { _mm256_loadu_si256(lane.as_ptr().cast()) };
+    }
+    data
+}
+
+/// Puts `N` registers to `at`. Panics if `bytes` does not hold as many.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn store<const N: usize>(bytes: &mut [u8], at: usize, sum: &[__m256i; N]) {
+    let (lanes, _) = bytes[at..at + N * LANE].as_chunks_mut::<LANE>();
+    for (lane, sum) in lanes.iter_mut().zip(sum) {
+        // SAFETY: the reference is to an array of 32 writable bytes, and this store needs no alignment.
+        unsafe { _mm256_storeu_si256(lane.as_mut_ptr().cast(), *sum) };
+    }
+}
