@@ -5,7 +5,7 @@
 //! | floor | modules | what it is |
 //! |---|---|---|
 //! | 1 | [`units`], [`error`] | the words |
-//! | 2 | [`geometry`], [`parity`], [`format`] | three sciences that do not know each other |
+//! | 2 | [`geometry`], [`parity`], [`mod@format`] | three sciences that do not know each other |
 //! | 3 | [`plan`] | what to do with a stripe, as a plain value |
 //! | 4 | [`engine`], [`recovery`] | when to do it: a state machine without I/O |
 //! | 5 | `disk` | the only floor that moves bytes |

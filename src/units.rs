@@ -36,7 +36,7 @@ impl Sectors {
 
     /// Rounded up to a multiple of `unit` (itself if `unit` is zero); saturates.
     pub const fn round_up(self, unit: Sectors) -> Sectors {
-        if unit.0 == 0 || self.0 % unit.0 == 0 {
+        if unit.0 == 0 || self.0.is_multiple_of(unit.0) {
             self
         } else {
             Sectors((self.0 - self.0 % unit.0).saturating_add(unit.0))

@@ -1,7 +1,8 @@
 //! Finds out, once, what this CPU can do, and which parity kernels it should therefore run.
 //!
-//! Promises the fastest set that is safe here, and the same answer for the life of the process. It looks at the CPU
-//! and at nothing else: no environment, no file. The pure floors never ask; they are handed the answer.
+//! Promises the fastest set that is safe here, and the same answer for the life of the process. It looks at
+//! the CPU and at nothing else: no environment, no file. The pure floors never ask; they are handed the
+//! answer.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -18,7 +19,8 @@ pub fn kernels() -> Kernels {
 fn detect() -> Kernels {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        // SAFETY: the CPU and the operating system have just said that AVX2 can be used; that holds on all cores.
+        // SAFETY: the CPU and the operating system have just said that AVX2 can be used; that holds on all
+        // cores.
         return unsafe { Kernels::avx2() };
     }
     Kernels::portable()

@@ -594,6 +594,21 @@ impl StripeMap<'_> {
     }
 }
 
+/// Do LUs of this level have chunks? Linear has them only for rounding; RAID1 has none.
+pub fn has_chunk(level: Level) -> bool {
+    level != Level::Raid1
+}
+
+/// Does the level use all of every member, so that unequal members all count (and md's `size` is 0)?
+pub fn uses_whole_members(level: Level) -> bool {
+    matches!(level, Level::Linear | Level::Raid0)
+}
+
+/// Do unequal members make zones whose order the layout field tells (and a feature bit says that it does)?
+pub fn has_zones(level: Level) -> bool {
+    level == Level::Raid0
+}
+
 /// The component size (md's `size`) of a new LU whose smallest member has a data area of `smallest_data_size`: rounded
 /// down to the chunk; for RAID1, which has none, to 64 KiB if there is that much, as mdadm does.
 pub fn usable_component(level: Level, chunk: Sectors, smallest_data_size: Sectors) -> Sectors {

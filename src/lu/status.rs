@@ -2,8 +2,16 @@
 
 use core::fmt;
 
-use crate::format::superblock::{Minor, Uuid};
-use crate::units::Level;
+use crate::disk::Backend;
+use crate::format::superblock::{Features, Minor, Superblock, Uuid};
+use crate::geometry::Geometry;
+use crate::plan::{Presence, View};
+use crate::units::{Level, SECTOR, Slot};
+
+use super::assemble::{Fate, Joined, short_name};
+use super::board::{Board, lock};
+
+pub use crate::format::placement::Policy;
 
 /// A whole LU.
 #[derive(Clone, Debug)]
@@ -121,18 +129,6 @@ pub enum WorkKind {
     Rebuild,
 }
 
-/// How redundancy is brought back after a crash.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Policy {
-    /// Everything is resynced.
-    #[default]
-    None,
-    /// Regions marked in a write-intent bitmap are resynced.
-    Bitmap,
-    /// The partial parity log is replayed.
-    Ppl,
-}
-
 macro_rules! names {
     ($type:ident { $($variant:ident = $name:literal),* $(,)? }) => {
         impl fmt::Display for $type {
@@ -160,4 +156,230 @@ names!(MemberState {
     Replacement = "replacement",
 });
 names!(WorkKind { Resync = "resync", Rebuild = "rebuild" });
-names!(Policy { None = "none", Bitmap = "bitmap", Ppl = "ppl" });
+
+/// What stays the same while an LU is open, and the making of a [`Status`].
+#[derive(Clone, Debug)]
+pub(super) struct Describe {
+    pub name: String,
+    pub uuid: Uuid,
+    pub memory_align: usize,
+    level: Level,
+    layout: String,
+    chunk_bytes: u64,
+    policy: Policy,
+    metadata: Minor,
+    dirty: bool,
+    events: u64,
+    rows: Vec<Row>,
+    warnings: Vec<String>,
+    smallest: u64,
+}
+
+/// A disk that was offered.
+#[derive(Clone, Debug)]
+struct Row {
+    disk: String,
+    fate: Fate,
+    slot_says: Option<u16>,
+    events: u64,
+    uuid: Option<Uuid>,
+}
+
+impl Describe {
+    pub(super) fn new(joined: &Joined, backend: &dyn Backend, memory_align: Option<usize>) -> Describe {
+        let facts = joined.facts();
+        let row = |(candidate, fate): (&super::assemble::Candidate, &Fate)| {
+            let sb = candidate.found.as_ref().ok().map(|found| &found.superblock);
+            Row {
+                disk: candidate.name.clone(),
+                fate: fate.clone(),
+                slot_says: None,
+                events: sb.map_or(0, |sb| sb.events),
+                uuid: sb.map(|sb| sb.device_uuid),
+            }
+        };
+        let sizes = joined.candidates.iter().map(|candidate| backend.info(candidate.disk).size.bytes());
+        Describe {
+            name: short_name(facts),
+            uuid: facts.set_uuid,
+            memory_align: memory_align.unwrap_or(1),
+            level: joined.geometry.level(),
+            layout: joined.geometry.layout().to_string(),
+            chunk_bytes: joined.geometry.chunk().bytes(),
+            policy: policy_of(facts),
+            metadata: facts.minor,
+            dirty: joined.dirty,
+            events: facts.events,
+            rows: joined.candidates.iter().zip(&joined.fates).map(row).collect(),
+            warnings: joined.warnings(),
+            smallest: sizes.min().unwrap_or(0),
+        }
+    }
+
+    /// Of an LU that nobody holds open.
+    pub(super) fn at_rest(&self, joined: &Joined) -> Status {
+        let mut status = self.status(&joined.geometry, &joined.view, &|_| 0);
+        status.refusal = joined.refusal.as_ref().map(|refusal| refusal.to_string());
+        if status.refusal.is_some() {
+            status.state = State::Failed;
+        }
+        if !joined.newly_missing.is_empty() {
+            let slots = super::slots_named(&joined.newly_missing);
+            status.warnings.push(format!("{slots} had a disk the last time; none of the disks at hand is it"));
+        }
+        status
+    }
+
+    /// Of an LU that is open here.
+    pub(super) fn now(&self, board: &Board) -> Status {
+        let view = board.health().view.clone();
+        let mut status = self.status(&board.geometry, &view, &|slot| board.read_errors(slot));
+        if let Some(work) = *lock(&board.work) {
+            status.work = Some(work);
+        }
+        if !board.read_only {
+            status.dirty = board.shared.is_dirty() || view.synced_below != u64::MAX;
+        }
+        status.warnings.extend(lock(&board.notes).iter().cloned());
+        status
+    }
+
+    /// Work that the view says is to be done.
+    pub(super) fn pending(&self, board: &Board) -> Option<Work> {
+        let view = board.health().view.clone();
+        pending(&board.geometry, &view)
+    }
+
+    fn status(&self, geometry: &Geometry, view: &View, read_errors: &dyn Fn(Slot) -> u64) -> Status {
+        let missing = view.missing();
+        let incomplete = view.incomplete();
+        let work = pending(geometry, view);
+        let whole = geometry.tolerates(&incomplete);
+        let state = match work.map(|work| work.kind) {
+            _ if !whole => State::Failed,
+            Some(WorkKind::Rebuild) => State::Rebuilding,
+            _ if !missing.is_empty() => State::Degraded,
+            Some(WorkKind::Resync) => State::Resyncing,
+            None => State::Healthy,
+        };
+        let mut status = Status {
+            name: self.name.clone(),
+            uuid: self.uuid,
+            level: self.level,
+            layout: self.layout.clone(),
+            chunk_bytes: self.chunk_bytes,
+            size_bytes: geometry.size().bytes(),
+            policy: self.policy,
+            metadata: self.metadata,
+            state,
+            redundancy_left: if whole { geometry.redundancy_left(&incomplete) } else { 0 },
+            members: self.members(view, read_errors),
+            spares: self.rows.iter().filter(|row| row.fate == Fate::Spare).count(),
+            work,
+            dirty: self.dirty,
+            events: self.events,
+            warnings: self.warnings.clone(),
+            next: Vec::new(),
+            refusal: None,
+        };
+        self.advise(&mut status, geometry.is_redundant(), missing.len());
+        status
+    }
+
+    /// By slot; then spares, replacements and former members.
+    fn members(&self, view: &View, read_errors: &dyn Fn(Slot) -> u64) -> Vec<MemberStatus> {
+        let mut all = Vec::new();
+        let mut placed = vec![false; self.rows.len()];
+        for (index, member) in view.members.iter().enumerate() {
+            let slot = Slot(index as u16);
+            let state = match member.presence {
+                Presence::Missing => MemberState::Missing,
+                Presence::Present => MemberState::Active,
+                Presence::Below(_) => MemberState::Rebuilding,
+            };
+            let row = self.rows.iter().position(|row| row.fate == Fate::Active(slot));
+            // A member that failed while we held the LU leaves an empty slot and is listed as a former one.
+            let row = row.filter(|_| state != MemberState::Missing);
+            if let Some(row) = row {
+                placed[row] = true;
+            }
+            all.push(MemberStatus {
+                slot: Some(slot.0),
+                disk: row.map_or("-".into(), |row| self.rows[row].disk.clone()),
+                state,
+                read_errors: read_errors(slot),
+                events: row.map_or(0, |row| self.rows[row].events),
+                uuid: row.and_then(|row| self.rows[row].uuid),
+                reason: None,
+            });
+        }
+        for (row, _) in self.rows.iter().zip(&placed).filter(|&(_, placed)| !placed) {
+            let (state, reason) = match &row.fate {
+                Fate::Spare => (MemberState::Spare, None),
+                Fate::Replacement(slot) => (MemberState::Replacement, Some(format!("for {slot}"))),
+                Fate::Aside(state, why) => (*state, Some(why.clone())),
+                Fate::Active(slot) => (MemberState::Faulty, Some(format!("it failed in {slot}"))),
+            };
+            let read_errors = match row.fate {
+                Fate::Active(slot) => read_errors(slot),
+                _ => 0,
+            };
+            let (disk, events, uuid) = (row.disk.clone(), row.events, row.uuid);
+            all.push(MemberStatus { slot: row.slot_says, disk, state, read_errors, events, uuid, reason });
+        }
+        all
+    }
+
+    /// What an operator should know and do.
+    fn advise(&self, status: &mut Status, redundant: bool, missing: usize) {
+        if !redundant || missing == 0 {
+            return;
+        }
+        if status.spares == 0 {
+            status.warnings.push("NO SPARE LEFT".into());
+        }
+        match status.redundancy_left {
+            0 if status.state != State::Failed => {
+                status.warnings.push("no further member may fail: the next failure loses data".into());
+            }
+            _ => {}
+        }
+        if status.state == State::Degraded {
+            let size = self.smallest;
+            status.warnings.push(format!(
+                "this version does not rebuild yet: back up the data, or add a disk of at least {size} bytes with the \
+                 kernel (mdadm --add)"
+            ));
+        }
+    }
+}
+
+fn policy_of(facts: &Superblock) -> Policy {
+    if facts.features.has_ppl() {
+        Policy::Ppl
+    } else if facts.features.contains(Features::BITMAP) {
+        Policy::Bitmap
+    } else {
+        Policy::None
+    }
+}
+
+fn pending(geometry: &Geometry, view: &View) -> Option<Work> {
+    if !geometry.is_redundant() {
+        return None;
+    }
+    let rebuilding = view.members.iter().enumerate().find_map(|(slot, member)| match member.presence {
+        Presence::Below(watermark) => Some((Slot(slot as u16), watermark)),
+        _ => None,
+    });
+    let (kind, done, total) = if let Some((slot, watermark)) = rebuilding {
+        (WorkKind::Rebuild, watermark.0, geometry.member_used(slot).0)
+    } else if view.synced_below != u64::MAX {
+        let total = if geometry.synced_unit_is_lu() { geometry.size() } else { geometry.member_used(Slot(0)) };
+        (WorkKind::Resync, view.synced_below, total.0)
+    } else {
+        return None;
+    };
+    let bytes = |sectors: u64| sectors * SECTOR;
+    Some(Work { kind, done_bytes: bytes(done.min(total)), total_bytes: bytes(total), eta_seconds: None })
+}

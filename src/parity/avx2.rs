@@ -1,9 +1,9 @@
 //! The kernels for x86-64 with AVX2: 32 bytes a register, products by two look-ups of 16 entries.
 //!
-//! Promises the same bytes as every other set; the last 31 bytes at most are left to the portable one. Does not find
-//! out whether the CPU has AVX2: the caller of [`Kernels::avx2`] answers for that. Unsafe code here is the step from
-//! the table into functions that need AVX2, and two moves between memory and registers, each of which takes a whole
-//! array: all indexing is checked.
+//! Promises the same bytes as every other set; the last 31 bytes at most are left to the portable one. Does
+//! not find out whether the CPU has AVX2: the caller of [`Kernels::avx2`] answers for that. Unsafe code here
+//! is the step from the table into functions that need AVX2, and two moves between memory and registers, each
+//! of which takes a whole array: all indexing is checked.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{
@@ -20,9 +20,11 @@ impl Kernels {
     ///
     /// # Safety
     ///
-    /// The CPU (and the operating system, which saves the registers) must support AVX2 wherever the value is used.
+    /// The CPU (and the operating system, which saves the registers) must support AVX2 wherever the value is
+    /// used.
     pub const unsafe fn avx2() -> Kernels {
-        // The functions below are reached through this table only, and whoever asks for the table has promised AVX2.
+        // The functions below are reached through this table only, and whoever asks for the table has
+        // promised AVX2.
         Kernels {
             name: "avx2",
             // SAFETY: the CPU has AVX2, as promised by the caller of this constructor.
@@ -134,9 +136,9 @@ fn one_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: 
 #[target_feature(enable = "avx2")]
 fn two(to: &mut [u8], to2: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
     let mut at = 0;
-    while to.len() - at >= 2 * LANE {
-        two_block::<2>(to, to2, sources, accumulate, at);
-        at += 2 * LANE;
+    while to.len() - at >= 4 * LANE {
+        two_block::<4>(to, to2, sources, accumulate, at);
+        at += 4 * LANE;
     }
     while to.len() - at >= LANE {
         two_block::<1>(to, to2, sources, accumulate, at);
@@ -158,8 +160,15 @@ fn two_block<const N: usize>(
     let (mut sum, mut sum2) = (start::<N>(to, at, accumulate), start::<N>(to2, at, accumulate));
     for source in sources {
         let data = load(source.bytes, at);
-        add_product(&mut sum, source.coef[0], &data);
-        add_product(&mut sum2, source.coef[1], &data);
+        match source.coef {
+            [1, coef] => {
+                add(&mut sum, &data);
+                add_product(&mut sum2, coef, &data);
+            }
+            [coef, 0] => add_product(&mut sum, coef, &data),
+            [0, coef] => add_product(&mut sum2, coef, &data),
+            coefs => add_products(&mut sum, &mut sum2, coefs, &data),
+        }
     }
     store(to, at, &sum);
     store(to2, at, &sum2);
@@ -207,20 +216,64 @@ fn add_product<const N: usize>(sum: &mut [__m256i; N], coef: u8, data: &[__m256i
         0 => {}
         1 => add(sum, data),
         _ => {
-            let [low, high] = &NIBBLES[usize::from(coef)];
-            let (low, high) = (both_halves(low), both_halves(high));
-            let nibble = _mm256_set1_epi8(0x0f);
+            let table = Table::of(coef);
             for (sum, data) in sum.iter_mut().zip(data) {
-                let of_low = _mm256_shuffle_epi8(low, _mm256_and_si256(*data, nibble));
-                let data = _mm256_srli_epi64::<4>(*data);
-                let of_high = _mm256_shuffle_epi8(high, _mm256_and_si256(data, nibble));
-                *sum = _mm256_xor_si256(*sum, _mm256_xor_si256(of_low, of_high));
+                *sum = _mm256_xor_si256(*sum, table.product(nibbles(*data)));
             }
         }
     }
 }
 
-/// A table in both halves of a register: look-ups do not cross from one half to the other.
+/// `sum` += `coef[0]` * `data` and `sum2` += `coef[1]` * `data`, for coefficients that are not worth telling
+/// apart.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_products<const N: usize>(
+    sum: &mut [__m256i; N],
+    sum2: &mut [__m256i; N],
+    coef: [u8; 2],
+    data: &[__m256i; N],
+) {
+    let [table, table2] = [Table::of(coef[0]), Table::of(coef[1])];
+    for ((sum, sum2), data) in sum.iter_mut().zip(sum2).zip(data) {
+        let nibbles = nibbles(*data);
+        *sum = _mm256_xor_si256(*sum, table.product(nibbles));
+        *sum2 = _mm256_xor_si256(*sum2, table2.product(nibbles));
+    }
+}
+
+/// The low and the high nibbles of each byte.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn nibbles(data: __m256i) -> [__m256i; 2] {
+    let mask = _mm256_set1_epi8(0x0f);
+    [_mm256_and_si256(data, mask), _mm256_and_si256(_mm256_srli_epi64::<4>(data), mask)]
+}
+
+/// The products of a coefficient with each low nibble and with each high nibble, in both halves of a
+/// register: look-ups do not cross from one half to the other.
+struct Table {
+    low: __m256i,
+    high: __m256i,
+}
+
+impl Table {
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn of(coef: u8) -> Table {
+        let [low, high] = &NIBBLES[usize::from(coef)];
+        Table { low: both_halves(low), high: both_halves(high) }
+    }
+
+    /// The coefficient times the bytes that [`nibbles`] took apart.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn product(&self, [low, high]: [__m256i; 2]) -> __m256i {
+        _mm256_xor_si256(_mm256_shuffle_epi8(self.low, low), _mm256_shuffle_epi8(self.high, high))
+    }
+}
+
+/// A table of 16 entries in both halves of a register.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn both_halves(table: &[u8; 16]) -> __m256i {

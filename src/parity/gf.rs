@@ -1,7 +1,7 @@
 //! Arithmetic on single elements of GF(2^8), polynomial 0x11d, generator 2: for working out coefficients.
 //!
-//! Addition is `^`. All functions are total and `const`. Blocks are the kernels' business, not this file's; the table
-//! they multiply by is built here so that the field is defined in one place.
+//! Addition is `^`. All functions are total and `const`. Blocks are the kernels' business, not this file's;
+//! the table they multiply by is built here so that the field is defined in one place.
 
 /// The product of two elements.
 pub const fn mul(a: u8, b: u8) -> u8 {
@@ -37,10 +37,11 @@ pub const ORDER: usize = 255;
 /// The polynomial's low eight bits: what x^8 is replaced by.
 pub const POLYNOMIAL: u8 = 0x1d;
 
-/// For each coefficient its 16 products with a low nibble, then its 16 products with a high nibble (8 KiB in all).
+/// For each coefficient its 16 products with a low nibble, then its 16 products with a high nibble (8 KiB in
+/// all).
 ///
-/// A product is linear in the byte, so it is the sum of one entry of each half. A CPU that looks up 16 entries at once
-/// multiplies a vector with two look-ups.
+/// A product is linear in the byte, so it is the sum of one entry of each half. A CPU that looks up 16
+/// entries at once multiplies a vector with two look-ups.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) static NIBBLES: [[[u8; 16]; 2]; 256] = {
     let mut table = [[[0; 16]; 2]; 256];

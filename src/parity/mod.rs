@@ -2,17 +2,17 @@
 //!
 //! # The mathematics
 //!
-//! A byte is an element of GF(2^8), the field of polynomials over GF(2) modulo `0x11d`, that is
-//! x^8 + x^4 + x^3 + x^2 + 1. Addition is xor, so every element is its own negative; the element g = 2
-//! generates all 255 others than zero. Blocks are vectors, added and scaled byte by byte. A stripe of data blocks
-//! D_j, where j is the power the geometry assigns to the block (0 to 254), has
+//! A byte is an element of GF(2^8), the field of polynomials over GF(2) modulo `0x11d`, that is x^8 + x^4 +
+//! x^3 + x^2 + 1. Addition is xor, so every element is its own negative; the element g = 2 generates all 255
+//! others than zero. Blocks are vectors, added and scaled byte by byte. A stripe of data blocks D_j, where j
+//! is the power the geometry assigns to the block (0 to 254), has
 //!
 //! ```text
 //! P = sum D_j        Q = sum g^j * D_j
 //! ```
 //!
-//! and everything done to parity is one sum, `target = sum coef_i * source_i`, for one target or for two at once.
-//! With x and y the powers of lost data blocks, the sums running over the data blocks that are left:
+//! and everything done to parity is one sum, `target = sum coef_i * source_i`, for one target or for two at
+//! once. With x and y the powers of lost data blocks, the sums running over the data blocks that are left:
 //!
 //! | work | target | coefficients |
 //! |---|---|---|
@@ -23,15 +23,15 @@
 //! | lost data twice | D_x | P: a; Q: b; D_j: a + b g^j |
 //! | | D_y | P: a + 1; Q: b; D_j: a + 1 + b g^j |
 //!
-//! where b = 1 / (g^x + g^y) and a = b g^y. The last two rows solve `D_x + D_y = P + sum D_j` and
-//! `g^x D_x + g^y D_y = Q + sum g^j D_j`. They are a single call with two targets: no recomputed syndrome is stored
-//! in between, and each survivor is read once.
+//! where b = 1 / (g^x + g^y), a = b g^y, and powers of g count modulo 255. The last two rows solve `D_x + D_y
+//! = P + sum D_j` and `g^x D_x + g^y D_y = Q + sum g^j D_j`. They are a single call with two targets: no
+//! recomputed syndrome is stored in between, and each survivor is read once.
 //!
 //! # What this module promises and refuses to know
 //!
-//! [`Kernels::combine`] computes that sum, in one pass over the sources, for any length, alignment and number of
-//! sources; all kernel sets give the same bytes. It does not allocate, and does not find out what the CPU can do:
-//! which set runs is decided above and passed in. Of levels, slots and stripes it knows nothing.
+//! [`Kernels::combine`] computes that sum, in one pass over the sources, for any length, alignment and number
+//! of sources; all kernel sets give the same bytes. It does not allocate, and does not find out what the CPU
+//! can do: which set runs is decided above and passed in. Of levels, slots and stripes it knows nothing.
 //!
 //! A new kernel set is one file: four functions (see [`Kernels`]' fields) and a constructor.
 
@@ -49,7 +49,8 @@ use core::fmt;
 pub struct Source<'a> {
     /// The block, as long as the target.
     pub bytes: &'a [u8],
-    /// Its coefficient for the first and for the second target. The second is not looked at if there is one target.
+    /// Its coefficient for the first and for the second target. The second is not looked at if there is one
+    /// target.
     pub coef: [u8; 2],
 }
 
@@ -61,7 +62,8 @@ pub enum Target<'a> {
     Two(&'a mut [u8], &'a mut [u8]),
 }
 
-/// A set of kernels that computes sums on one sort of CPU: a small table of functions, to be copied and passed along.
+/// A set of kernels that computes sums on one sort of CPU: a small table of functions, to be copied and
+/// passed along.
 ///
 /// [`Kernels::portable`] runs anywhere.
 #[derive(Clone, Copy)]
@@ -71,15 +73,21 @@ pub struct Kernels {
     /// The sum with all (first) coefficients 1.
     xor: OneSum,
     /// P and Q; the slice of bytes names the sources from the power 0 up.
-    pq: fn(&mut [u8], &mut [u8], &[Source<'_>], &[u8], bool),
+    pq: StripeSums,
     /// One sum with any coefficients.
     one: OneSum,
     /// Two sums with any coefficients.
-    two: fn(&mut [u8], &mut [u8], &[Source<'_>], bool),
+    two: TwoSums,
 }
 
 /// A kernel for one target; the flag says whether what the target holds is part of the sum.
 type OneSum = fn(&mut [u8], &[Source<'_>], bool);
+
+/// A kernel for two targets.
+type TwoSums = fn(&mut [u8], &mut [u8], &[Source<'_>], bool);
+
+/// A kernel for P and Q, with the order of the sources.
+type StripeSums = fn(&mut [u8], &mut [u8], &[Source<'_>], &[u8], bool);
 
 impl Kernels {
     /// The kernels that need nothing from the CPU. Made for whatever vectors the compiler may assume.
@@ -98,15 +106,18 @@ impl Kernels {
         self.name
     }
 
-    /// Sets each target to the sum of its coefficients times the sources, plus, if `accumulate`, what it held before.
+    /// Sets each target to the sum of its coefficients times the sources, plus, if `accumulate`, what it held
+    /// before.
     ///
-    /// Any number of sources: without any the sum is zero. A coefficient of 0 leaves a source out, but the source
-    /// must still be as long as the others. Two shapes run faster than the rest: one target with all coefficients
-    /// 1, and two with coefficients 1 and g^j where the j are 0 to m - 1, each once, in any order (a full stripe).
+    /// Any number of sources: without any the sum is zero. A coefficient of 0 leaves a source out, but the
+    /// source must still be as long as the others. Two shapes run faster than the rest: one target with all
+    /// coefficients 1, and two with coefficients 1 and g^j where the j are 0 to m - 1, each once, in any
+    /// order (a full stripe).
     ///
     /// # Panics
     ///
-    /// If the targets and sources are not all of the same length: a mistake of the caller, never of a disk's content.
+    /// If the targets and sources are not all of the same length: a mistake of the caller, never of a disk's
+    /// content.
     pub fn combine(&self, target: Target<'_>, sources: &[Source<'_>], accumulate: bool) {
         let length = match &target {
             Target::One(to) => to.len(),
@@ -135,25 +146,25 @@ impl fmt::Debug for Kernels {
     }
 }
 
-/// If the coefficients are those of P and Q over a full stripe (1 and g^j, the j being 0 to m - 1, each once): the
-/// indices of the sources from power 0 up, in `order`.
+/// If the coefficients are those of P and Q over a full stripe (1 and g^j, the j being 0 to m - 1, each
+/// once): the indices of the sources from power 0 up, in `order`.
 ///
-/// The geometry may hand over the blocks of a stripe in the order of the LU's addresses or of the slots; in either
-/// the powers may run up, run down, or start in the middle. A permutation serves them all alike.
+/// The geometry may hand over the blocks of a stripe in the order of the LU's addresses or of the slots; in
+/// either the powers may run up, run down, or start in the middle. A permutation serves them all alike.
 fn by_power<'a>(sources: &[Source<'_>], order: &'a mut [u8; gf::ORDER]) -> Option<&'a [u8]> {
     /// Marks a power not met yet; no index, since there are at most 255 sources.
     const NOT_MET: u8 = u8::MAX;
 
     let order = order.get_mut(..sources.len())?;
     order.fill(NOT_MET);
-    for (index, source) in (0..).zip(sources) {
+    for (index, source) in sources.iter().enumerate() {
         let power = match source.coef {
             [1, q] => gf::log(q)?,
             _ => return None,
         };
         // Powers that are all different and all below m are all of 0 to m - 1.
         let place = order.get_mut(usize::from(power)).filter(|place| **place == NOT_MET)?;
-        *place = index;
+        *place = index as u8; // at most 254: `order` has no more places
     }
     Some(order)
 }

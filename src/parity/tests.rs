@@ -1,8 +1,10 @@
-//! What the tests prove: the field is the one of `reed-solomon-erasure`'s `galois_8`; every kernel set gives exactly the
-//! sums that crate gives, for lengths, alignments, source counts and orders of all sorts, and touches nothing beside its
-//! targets; and md's RAID6, which is made of such sums, gets back whatever two blocks are lost.
+//! What the tests prove: the field is the one of `reed-solomon-erasure`'s `galois_8`; every kernel set gives
+//! exactly the sums that crate gives, for lengths, alignments, source counts and orders of all sorts, and
+//! touches nothing beside its targets; and md's RAID6, which is made of such sums, gets back whatever two
+//! blocks are lost.
 //!
-//! Under Miri the same runs with fewer shapes; `RUSTFLAGS=-Ctarget-feature=+avx2` lets Miri see the AVX2 set too.
+//! Under Miri the same runs with fewer shapes; `RUSTFLAGS=-Ctarget-feature=+avx2` lets Miri see the AVX2 set
+//! too.
 
 extern crate std;
 
@@ -115,8 +117,8 @@ impl Placed {
     }
 }
 
-/// Runs one sum on every kernel set and holds it against `galois_8`. `offset` tells the place in a cache line of each
-/// block, the two targets being the first.
+/// Runs one sum on every kernel set and holds it against `galois_8`. `offset` tells the place in a cache line
+/// of each block, the two targets being the first.
 fn check(
     shape: Shape,
     length: usize,
@@ -157,7 +159,7 @@ fn check(
             for (which, target) in targets.iter().enumerate() {
                 assert!(
                     target.memory == expected[which],
-                    "{kernels:?} {shape:?}: target {which}, {length} bytes, {count} sources, accumulate {accumulate}"
+                    "{kernels:?} {shape:?}: target {which}, {count} x {length} bytes, accumulate {accumulate}"
                 );
             }
         }
@@ -200,7 +202,8 @@ fn inverses_powers_and_logarithms_fit_together() {
     assert_eq!(gf::exp(u32::MAX), gf::exp(u32::MAX % 255));
 }
 
-/// Each length up to a few of the widest steps, so that every mixture of wide, narrow and left-over bytes occurs.
+/// Each length up to a few of the widest steps, so that every mixture of wide, narrow and left-over bytes
+/// occurs.
 #[test]
 fn every_length() {
     let mut random = Random(1);
@@ -227,7 +230,8 @@ fn every_alignment() {
     }
 }
 
-/// Each number of sources from none to twenty, and the most a RAID6 can have; more than that for the sums without Horner.
+/// Each number of sources from none to twenty, and the most a RAID6 can have; more than that for the sums
+/// without Horner.
 #[test]
 fn every_number_of_sources() {
     let mut random = Random(3);
@@ -306,8 +310,8 @@ fn full_stripes_are_recognised_in_any_order() {
     assert_eq!(order(&stripe(&more)), None, "more than the field has powers");
 }
 
-/// P and Q of a tiny stripe, worked out by hand: 0x01, 0x80, 0xff give P = 0x7e; Q = 0x01 + 2 * 0x80 + 4 * 0xff,
-/// where 2 * 0x80 = 0x1d and 4 * 0xff = 0x1fe * 2 = 0xe3 * 2 = 0x1c6 = 0xdb.
+/// P and Q of a tiny stripe, worked out by hand: 0x01, 0x80, 0xff give P = 0x7e; Q = 0x01 + 2 * 0x80 + 4 *
+/// 0xff, where 2 * 0x80 = 0x1d and 4 * 0xff = 0x1fe * 2 = 0xe3 * 2 = 0x1c6 = 0xdb.
 #[test]
 fn a_stripe_by_hand() {
     for kernels in sets() {
@@ -381,7 +385,8 @@ impl Stripe {
     }
 }
 
-/// Each block and each two blocks of stripes with 2 to 8 data blocks come back by the table in the module's text.
+/// Each block and each two blocks of stripes with 2 to 8 data blocks come back by the table in the module's
+/// text.
 #[test]
 fn raid6_recovers_every_loss_of_one_or_two() {
     let mut random = Random(5);

@@ -1,0 +1,120 @@
+//! Files and block devices by plain system calls: `preadv2`, `pwritev2`, `fdatasync`.
+//!
+//! Everywhere io_uring is forbidden (containers), and where it gains nothing: on file systems that cannot complete
+//! without blocking, io_uring hands each operation to a worker thread.
+//!
+//! Promises: a transfer is whole or failed; interrupted calls are repeated, short ones continued.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+
+use rustix::fs::fdatasync;
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
+
+use super::file::{FileDisk, Files};
+use super::inline::Execute;
+use super::{DiskId, Failure, Op};
+
+/// How often an operation that is not getting anywhere ("try again", no whole block transferred) is repeated.
+pub(super) const RETRIES: u32 = 64;
+
+/// The files of a queue without io_uring.
+pub(super) struct Plain {
+    files: Arc<Files>,
+    disks: Vec<Option<Arc<FileDisk>>>,
+}
+
+impl Plain {
+    pub(super) fn new(files: Arc<Files>) -> Plain {
+        let disks = files.all();
+        Plain { files, disks }
+    }
+}
+
+impl Execute for Plain {
+    fn execute(&mut self, op: &mut Op) -> Result<(), Failure> {
+        match self.disks.get(op.disk().index()) {
+            Some(Some(disk)) => execute(disk, op),
+            _ => Err(Failure::GONE),
+        }
+    }
+
+    fn attach(&mut self, id: DiskId) {
+        if self.disks.len() <= id.index() {
+            self.disks.resize(id.index() + 1, None);
+        }
+        self.disks[id.index()] = self.files.get(id);
+    }
+
+    fn detach(&mut self, id: DiskId) {
+        if let Some(disk) = self.disks.get_mut(id.index()) {
+            *disk = None;
+        }
+    }
+}
+
+/// Does `op` on `disk`, whole, now.
+pub(super) fn execute(disk: &FileDisk, op: &mut Op) -> Result<(), Failure> {
+    op.check(disk.size())?;
+    match op {
+        Op::Read { at, buf, .. } => {
+            let (at, bytes) = (at.bytes(), buf.bytes_mut());
+            transfer(bytes.len(), disk.block(), |done| {
+                let rest = &mut [IoSliceMut::new(&mut bytes[done..])];
+                preadv2(disk, rest, at + done as u64, ReadWriteFlags::empty())
+            })
+        }
+        Op::Write { at, buf, fua, .. } => {
+            let (at, bytes) = (at.bytes(), buf.bytes());
+            let flags = if *fua { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
+            transfer(bytes.len(), disk.block(), |done| {
+                pwritev2(disk, &[IoSlice::new(&bytes[done..])], at + done as u64, flags)
+            })
+        }
+        Op::Flush { .. } => loop {
+            match fdatasync(disk) {
+                Err(Errno::INTR) => continue,
+                result => return Ok(result?),
+            }
+        },
+    }
+}
+
+/// Calls `step` with the bytes done so far until all `len` are done.
+fn transfer(
+    len: usize,
+    block: u32,
+    mut step: impl FnMut(usize) -> Result<usize, Errno>,
+) -> Result<(), Failure> {
+    let (mut done, mut retries) = (0, 0);
+    while done < len {
+        match progress(step(done).map_err(Errno::raw_os_error), done, len, block) {
+            Progress::To(to) if to > done => done = to,
+            Progress::To(_) if retries < RETRIES => retries += 1,
+            Progress::To(_) => return Err(Failure::from_errno(libc::EAGAIN)),
+            Progress::Failed(failure) => return Err(failure),
+        }
+    }
+    Ok(())
+}
+
+/// What an answer of the kernel means for a transfer.
+pub(super) enum Progress {
+    /// So many bytes are done in all; the rest is to be asked for.
+    To(usize),
+    /// That was it.
+    Failed(Failure),
+}
+
+/// The one place that reads the kernel's answer, for io_uring too. `done` of `len` bytes were done before.
+pub(super) fn progress(answer: Result<usize, i32>, done: usize, len: usize, block: u32) -> Progress {
+    match answer {
+        Ok(0) if len > 0 => Progress::Failed(Failure::SHORT),
+        Ok(n) if done + n >= len => Progress::To(len),
+        // Direct I/O goes on at the start of a block.
+        Ok(n) => Progress::To(done + n - (done + n) % block as usize),
+        // Cancelled: the thread that submitted it to io_uring is gone before the work was begun.
+        Err(libc::EINTR | libc::EAGAIN | libc::ECANCELED) => Progress::To(done),
+        Err(errno) => Progress::Failed(Failure::from_errno(errno)),
+    }
+}

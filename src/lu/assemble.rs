@@ -1,0 +1,353 @@
+//! Joining the facts of several superblocks into one LU. Pure: superblocks in, a verdict out, nothing is read or written.
+//!
+//! The rules are md's, as its kernel driver and mdadm apply them:
+//!
+//! - The *freshest* superblock is the one with the highest event count among members with a slot of their own; what
+//!   concerns the whole LU is taken from it. Spares never are the freshest.
+//! - A member two or more events behind it is stale: it missed writes. One behind is tolerated (an update was cut short), and
+//!   then the freshest superblock says what its role is.
+//! - A member whose own table calls the freshest one missing or faulty lived on without it: split brain; it is set aside.
+//! - A rebuilding member is good below its recovery offset.
+//! - Dirty, and a slot missing that can hold data: parity cannot be trusted where it is needed. Refused unless told
+//!   otherwise. Mirrors start.
+//!
+//! Whatever is set aside is named with its reason; a refusal names the override, if there is one.
+
+use crate::disk::DiskId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::badblocks::BadBlocks;
+use crate::format::superblock::{Features, Found, Role, Superblock, Uuid, WRITE_MOSTLY};
+use crate::geometry::{Geometry, Shape};
+use crate::plan::{Member as MemberView, Presence, View};
+use crate::units::{Level, MemberLba, Sectors, Slot, SlotSet};
+
+use super::status::MemberState;
+
+/// A disk that was offered.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub disk: DiskId,
+    pub name: String,
+    /// Its superblock, or why there is none.
+    pub found: Result<Found, Error>,
+    /// Its bad-block list; an unreadable list makes the member unusable.
+    pub bad: BadBlocks,
+}
+
+/// What the user allows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Allow {
+    /// These disks count although they missed writes.
+    pub stale: Vec<DiskId>,
+    /// Start although writes were in flight and a slot is missing.
+    pub dirty: bool,
+}
+
+/// What becomes of a candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Fills the slot.
+    Active(Slot),
+    /// Waits to fill one.
+    Spare,
+    /// Is being made a copy of the slot's disk.
+    Replacement(Slot),
+    /// Not used, and why.
+    Aside(MemberState, String),
+}
+
+/// The verdict.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub candidates: Vec<Candidate>,
+    /// By candidate.
+    pub fates: Vec<Fate>,
+    /// By slot, the candidate that fills it.
+    pub slots: Vec<Option<usize>>,
+    pub freshest: usize,
+    pub geometry: Geometry,
+    pub view: View,
+    /// Slots the freshest superblock counts on, and nobody fills.
+    pub newly_missing: Vec<Slot>,
+    /// Writes were in flight, or the first resync never ended.
+    pub dirty: bool,
+    /// Why it must not be started as it is.
+    pub refusal: Option<Error>,
+}
+
+impl Joined {
+    /// The superblock whose word counts.
+    pub(super) fn facts(&self) -> &Superblock {
+        superblock(&self.candidates[self.freshest]).expect("the freshest has one")
+    }
+
+    /// Sentences about members that were set aside.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let aside = self.candidates.iter().zip(&self.fates).filter_map(|(candidate, fate)| match fate {
+            Fate::Aside(state, why) => Some(format!("{} is set aside ({state}): {why}", candidate.name)),
+            Fate::Replacement(slot) => {
+                Some(format!("{} is to replace the disk in {slot}; it is not used yet", candidate.name))
+            }
+            _ => None,
+        });
+        aside.collect()
+    }
+
+    /// Slots that hold no data, wholly or in part.
+    pub(super) fn incomplete(&self) -> SlotSet {
+        self.view.incomplete()
+    }
+}
+
+fn superblock(candidate: &Candidate) -> Option<&Superblock> {
+    candidate.found.as_ref().ok().map(|found| &found.superblock)
+}
+
+/// The LU's name without md's "homehost:".
+pub(super) fn short_name(sb: &Superblock) -> String {
+    let text = sb.name().into_owned();
+    text.split_once(':').map(|(_, name)| name.to_owned()).filter(|name| !name.is_empty()).unwrap_or(text)
+}
+
+/// Joins candidates that claim to belong to `set` into an LU.
+///
+/// # Errors
+/// If nothing can be said about the LU at all: no usable superblock, two disks that are one member, or a shape nobody can
+/// address. What only keeps it from being started is [`Joined::refusal`].
+pub(super) fn join(candidates: Vec<Candidate>, set: Uuid, allow: &Allow) -> Result<Joined> {
+    let mut fates: Vec<Option<Fate>> = vec![None; candidates.len()];
+    for (candidate, fate) in candidates.iter().zip(&mut fates) {
+        let why = match &candidate.found {
+            Err(error) => error.to_string(),
+            Ok(found) if found.superblock.set_uuid != set => {
+                format!("it belongs to another LU, {}", found.superblock.set_uuid)
+            }
+            Ok(_) => continue,
+        };
+        *fate = Some(Fate::Aside(MemberState::Faulty, why));
+    }
+    refuse_clones(&candidates, &fates)?;
+    let freshest = freshest(&candidates, &fates, allow)?;
+    let facts = superblock(&candidates[freshest]).expect("chosen for it").clone();
+
+    let mut slots: Vec<Option<usize>> = vec![None; facts.raid_disks as usize];
+    for index in 0..candidates.len() {
+        if fates[index].is_some() {
+            continue;
+        }
+        let fate = judge(&candidates, index, freshest, &facts, allow);
+        if let Fate::Active(slot) = fate {
+            match slots.get_mut(slot.index()) {
+                Some(place @ None) => *place = Some(index),
+                Some(Some(other)) => {
+                    let (a, b) = (&candidates[*other].name, &candidates[index].name);
+                    let text = format!("{a} and {b} both claim {slot}: leave one of them out");
+                    return Err(Error::new(ErrorKind::CannotStart, text));
+                }
+                None => {
+                    let text = format!("{}: {slot} is beyond the LU's {} slots", candidates[index].name, slots.len());
+                    return Err(Error::new(ErrorKind::Format, text));
+                }
+            }
+        }
+        fates[index] = Some(fate);
+    }
+    let fates: Vec<Fate> = fates.into_iter().map(|fate| fate.expect("all are judged")).collect();
+    finish(candidates, fates, slots, freshest, &facts, allow)
+}
+
+/// Two disks with one member identity: a copy made below us. Which of them the LU went on with cannot be told if they are
+/// equally fresh.
+fn refuse_clones(candidates: &[Candidate], fates: &[Option<Fate>]) -> Result<()> {
+    let usable = |i: &usize| fates[*i].is_none();
+    for a in (0..candidates.len()).filter(usable) {
+        for b in (a + 1..candidates.len()).filter(usable) {
+            let (Some(x), Some(y)) = (superblock(&candidates[a]), superblock(&candidates[b])) else { continue };
+            if x.device_uuid == y.device_uuid && x.events == y.events {
+                let (a, b) = (&candidates[a].name, &candidates[b].name);
+                let text = format!("{a} and {b} are copies of one member ({}): leave one of them out", x.device_uuid);
+                return Err(Error::new(ErrorKind::CannotStart, text));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn freshest(candidates: &[Candidate], fates: &[Option<Fate>], allow: &Allow) -> Result<usize> {
+    let mut best: Option<(u64, usize)> = None;
+    for (i, candidate) in candidates.iter().enumerate().filter(|&(i, _)| fates[i].is_none()) {
+        let Some(sb) = superblock(candidate) else { continue };
+        let counts = matches!(sb.my_role(), Role::Active(_)) && !sb.features.contains(Features::REPLACEMENT);
+        let forced = allow.stale.contains(&candidate.disk);
+        if counts && !forced && best.is_none_or(|(events, _)| sb.events > events) {
+            best = Some((sb.events, i));
+        }
+    }
+    if let Some((_, index)) = best {
+        return Ok(index);
+    }
+    let why = candidates.iter().map(|candidate| match &candidate.found {
+        Ok(found) => format!("{}: a {} only", candidate.name, found.superblock.my_role()),
+        Err(error) => format!("{}: {error}", candidate.name),
+    });
+    let why: Vec<String> = why.collect();
+    let text = format!("no member that holds data among the disks offered ({})", why.join("; "));
+    Err(Error::new(ErrorKind::CannotStart, text))
+}
+
+/// What becomes of a candidate that has a superblock of this LU.
+fn judge(candidates: &[Candidate], index: usize, freshest: usize, facts: &Superblock, allow: &Allow) -> Fate {
+    let candidate = &candidates[index];
+    let sb = superblock(candidate).expect("judged for its superblock");
+    let shape = |sb: &Superblock| (sb.level, sb.layout, sb.chunk);
+    if shape(sb) != shape(facts) {
+        let why = format!(
+            "it says level {}, layout {}, chunk {}; the freshest member says {}, {}, {}",
+            sb.level, sb.layout, sb.chunk.0, facts.level, facts.layout, facts.chunk.0
+        );
+        return Fate::Aside(MemberState::Faulty, why);
+    }
+    if sb.size > sb.data_size && facts.size.0 > 0 {
+        let why = format!("{} of data are needed and it has room for {}", sb.size, sb.data_size);
+        return Fate::Aside(MemberState::Faulty, why);
+    }
+    let own = sb.my_role();
+    let Role::Active(own_slot) = own else {
+        return match own {
+            Role::Spare => Fate::Spare,
+            role => Fate::Aside(MemberState::Faulty, format!("its superblock calls it {role}")),
+        };
+    };
+    if allow.stale.contains(&candidate.disk) {
+        return Fate::Active(own_slot);
+    }
+    let fresh_name = &candidates[freshest].name;
+    let calls_freshest = sb.role_of(facts.dev_number);
+    if index != freshest && calls_freshest == Role::Faulty {
+        let why = format!(
+            "it went on without {fresh_name}, which it calls {calls_freshest} (it is at event {}, {fresh_name} at {}); \
+             to use it nevertheless: --allow-stale {}",
+            sb.events, facts.events, candidate.name
+        );
+        return Fate::Aside(MemberState::Stale, why);
+    }
+    if sb.events.saturating_add(1) < facts.events {
+        let why = format!(
+            "it missed writes: it is at event {}, {fresh_name} at {}; to use it nevertheless: --allow-stale {}",
+            sb.events, facts.events, candidate.name
+        );
+        return Fate::Aside(MemberState::Stale, why);
+    }
+    // One behind at most: what the freshest says of it counts.
+    match facts.role_of(sb.dev_number) {
+        Role::Active(slot) if sb.features.contains(Features::REPLACEMENT) => Fate::Replacement(slot),
+        Role::Active(slot) => Fate::Active(slot),
+        role => Fate::Aside(MemberState::Faulty, format!("{fresh_name} calls it {role}")),
+    }
+}
+
+fn finish(
+    candidates: Vec<Candidate>,
+    fates: Vec<Fate>,
+    slots: Vec<Option<usize>>,
+    freshest: usize,
+    facts: &Superblock,
+    allow: &Allow,
+) -> Result<Joined> {
+    let geometry = geometry_of(facts, &slots, &candidates)?;
+    let member = |place: &Option<usize>| -> MemberView {
+        let Some(index) = *place else { return MemberView::default() };
+        let sb = superblock(&candidates[index]).expect("fills a slot");
+        let presence = sb.watermark().map_or(Presence::Present, Presence::Below);
+        MemberView { presence, bad: bad_ranges(sb, &candidates[index].bad), avoid: sb.devflags & WRITE_MOSTLY != 0 }
+    };
+    let synced_below = if geometry.is_redundant() { facts.resync_offset.0 } else { u64::MAX };
+    let view = View { epoch: 1, members: slots.iter().map(member).collect(), synced_below };
+    let counted_on = |slot: &Slot| facts.roles.contains(&slot.0);
+    let newly_missing = view.missing().iter().filter(counted_on).collect();
+    let dirty = synced_below != u64::MAX;
+    let mut joined =
+        Joined { candidates, fates, slots, freshest, geometry, view, newly_missing, dirty, refusal: None };
+    joined.refusal = refusal(&joined, facts, allow);
+    Ok(joined)
+}
+
+fn geometry_of(facts: &Superblock, slots: &[Option<usize>], candidates: &[Candidate]) -> Result<Geometry> {
+    let level = Level::from_md_number(facts.level).ok_or_else(|| {
+        Error::new(ErrorKind::Format, format!("level {} is not one uraid knows", facts.level))
+    })?;
+    // Only levels that add up their members look at the sizes; they need all of them, so a stand-in never counts.
+    let size = |place: &Option<usize>| {
+        place.and_then(|i| superblock(&candidates[i])).map_or(facts.data_size, |sb| sb.data_size)
+    };
+    let sizes: Vec<Sectors> = slots.iter().map(size).collect();
+    Geometry::new(&Shape {
+        level,
+        layout: facts.layout,
+        chunk: facts.chunk,
+        slots: u16::try_from(slots.len()).unwrap_or(u16::MAX),
+        component: facts.size,
+        members: &sizes,
+    })
+}
+
+/// The bad ranges that touch the data area, in its own sectors.
+fn bad_ranges(sb: &Superblock, bad: &BadBlocks) -> Vec<(MemberLba, MemberLba)> {
+    let start = sb.data_offset;
+    bad.iter()
+        .filter(|area| area.end() > start)
+        .map(|area| (MemberLba(area.start.0.saturating_sub(start.0)), MemberLba(area.end().0 - start.0)))
+        .collect()
+}
+
+/// Why the LU must not be started.
+fn refusal(joined: &Joined, facts: &Superblock, allow: &Allow) -> Option<Error> {
+    let cannot = |text: String| Some(Error::new(ErrorKind::CannotStart, text));
+    let names = |slots: &[Slot]| slots.iter().map(|s| s.0.to_string()).collect::<Vec<_>>().join(", ");
+    if facts.reshape.is_some() {
+        return cannot(
+            "a reshape is under way; this version does not read an LU in the middle of one: let the kernel finish it".into(),
+        );
+    }
+    let missing = joined.view.missing();
+    if !joined.geometry.tolerates(&missing) {
+        let slots: Vec<Slot> = missing.iter().collect();
+        let total = joined.slots.len();
+        return cannot(format!(
+            "{} of {total} members are there; without slot {} the data is not whole",
+            total - slots.len(),
+            names(&slots)
+        ));
+    }
+    if !joined.geometry.tolerates(&joined.incomplete()) {
+        return cannot("a member is missing while another is still being rebuilt: the data is not whole".into());
+    }
+    if joined.dirty && facts.features.contains(Features::BITMAP) && !allow.dirty {
+        return cannot(
+            "writes were in flight when it was last used and it has a write-intent bitmap, which this version does not \
+             follow yet: start it once with the kernel"
+                .into(),
+        );
+    }
+    if joined.dirty && facts.features.has_ppl() && !allow.dirty {
+        return cannot(
+            "writes were in flight when it was last used and it has a partial parity log (PPL), which this version does \
+             not replay yet: start it once with the kernel"
+                .into(),
+        );
+    }
+    let harmful = |slot: &Slot| !joined.geometry.parity_only(*slot);
+    let degraded = joined.incomplete().iter().any(|slot| harmful(&slot));
+    if joined.dirty && degraded && joined.geometry.parities() > 0 && !allow.dirty {
+        return cannot(
+            "writes were in flight when it was last used and a member is missing: what the missing member held may be \
+             wrong where it was being written; to start it nevertheless: --allow-dirty"
+                .into(),
+        );
+    }
+    None
+}
+
+#[cfg(test)]
+#[path = "assemble_tests.rs"]
+mod tests;

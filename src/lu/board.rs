@@ -1,0 +1,174 @@
+//! What the queues of an LU and its keeper share, and how they reach each other.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::disk::{Backend, DiskId};
+use crate::engine::{Shared, Wake};
+use crate::geometry::Geometry;
+use crate::parity::Kernels;
+use crate::plan::View;
+use crate::units::{DiskLba, SlotSet, Slot};
+
+use super::queue::Cell;
+use super::status::Work;
+
+/// The view and where its slots are, at one epoch.
+#[derive(Debug)]
+pub(super) struct Health {
+    pub view: Arc<View>,
+    /// By slot.
+    pub wires: Vec<Option<Wire>>,
+}
+
+/// The disk behind a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wire {
+    pub disk: DiskId,
+    pub data_offset: DiskLba,
+}
+
+/// What queues tell the keeper.
+#[derive(Default)]
+pub(super) struct Inbox {
+    /// A write waits for the LU to be marked dirty.
+    pub dirty_wanted: bool,
+    /// Members whose writes or flushes failed.
+    pub failed: SlotSet,
+    /// Stop: finish, write "clean", end.
+    pub stop: bool,
+    /// Do not go on with recovery; checkpoint instead.
+    pub pause: bool,
+}
+
+pub(super) struct Board {
+    pub geometry: Arc<Geometry>,
+    pub shared: Arc<Shared>,
+    pub backend: Arc<dyn Backend>,
+    pub kernels: Kernels,
+    /// The LU's logical block, in bytes.
+    pub block: u32,
+    pub read_only: bool,
+    health: Mutex<Arc<Health>>,
+    wakers: Mutex<Vec<Arc<dyn Wake>>>,
+    keeper: Mutex<Option<Arc<dyn Wake>>>,
+    inbox: Mutex<Inbox>,
+    cells: Mutex<Vec<Weak<Cell>>>,
+    read_errors: Vec<AtomicU64>,
+    /// Long work under way, and why the last one could not be done in full.
+    pub work: Mutex<Option<Work>>,
+    pub notes: Mutex<Vec<String>>,
+    closing: AtomicBool,
+}
+
+/// A lock whose holder died has nothing half-done in it here: all of these hold plain values.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    pub(super) fn new(
+        geometry: Arc<Geometry>,
+        shared: Arc<Shared>,
+        backend: Arc<dyn Backend>,
+        kernels: Kernels,
+        block: u32,
+        read_only: bool,
+        health: Health,
+    ) -> Board {
+        let slots = usize::from(geometry.slots());
+        Board {
+            geometry,
+            shared,
+            backend,
+            kernels,
+            block,
+            read_only,
+            health: Mutex::new(Arc::new(health)),
+            wakers: Mutex::default(),
+            keeper: Mutex::default(),
+            inbox: Mutex::default(),
+            cells: Mutex::default(),
+            read_errors: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            work: Mutex::default(),
+            notes: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn health(&self) -> Arc<Health> {
+        lock(&self.health).clone()
+    }
+
+    /// Makes a new view the one that counts, and wakes everybody who may be waiting for it.
+    pub(super) fn publish(&self, health: Health) {
+        let epoch = health.view.epoch;
+        *lock(&self.health) = Arc::new(health);
+        self.shared.set_epoch(epoch);
+        self.wake_queues();
+    }
+
+    pub(super) fn wake_queues(&self) {
+        for waker in lock(&self.wakers).iter() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_keeper(&self) {
+        if let Some(waker) = &*lock(&self.keeper) {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn set_keeper(&self, waker: Option<Arc<dyn Wake>>) {
+        *lock(&self.keeper) = waker;
+    }
+
+    /// Changes the inbox and wakes the keeper.
+    pub(super) fn tell_keeper(&self, change: impl FnOnce(&mut Inbox)) {
+        change(&mut lock(&self.inbox));
+        self.wake_keeper();
+    }
+
+    /// The keeper empties its inbox; lasting wishes stay.
+    pub(super) fn take_inbox(&self) -> Inbox {
+        let mut inbox = lock(&self.inbox);
+        let lasting = Inbox { stop: inbox.stop, pause: inbox.pause, ..Inbox::default() };
+        std::mem::replace(&mut inbox, lasting)
+    }
+
+    pub(super) fn add_cell(&self, cell: &Arc<Cell>, waker: Arc<dyn Wake>) {
+        lock(&self.wakers).push(waker);
+        let mut cells = lock(&self.cells);
+        cells.retain(|cell| cell.strong_count() > 0);
+        cells.push(Arc::downgrade(cell));
+    }
+
+    pub(super) fn drop_waker(&self, waker: &Arc<dyn Wake>) {
+        lock(&self.wakers).retain(|other| !Arc::ptr_eq(other, waker));
+    }
+
+    /// The queues there are, to be driven by somebody who waits for what they hold.
+    pub(super) fn cells(&self) -> Vec<Arc<Cell>> {
+        lock(&self.cells).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(super) fn count_read_error(&self, slot: Slot) {
+        if let Some(count) = self.read_errors.get(slot.index()) {
+            count.fetch_add(1, SeqCst);
+        }
+    }
+
+    pub(super) fn read_errors(&self, slot: Slot) -> u64 {
+        self.read_errors.get(slot.index()).map_or(0, |count| count.load(SeqCst))
+    }
+
+    /// No new requests from now on.
+    pub(super) fn close(&self) {
+        self.closing.store(true, SeqCst);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(SeqCst)
+    }
+}

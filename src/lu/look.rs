@@ -1,0 +1,169 @@
+//! Looking at disks: one superblock in full, or all LUs among many disks. Nothing is claimed, nothing changes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{Access as Claim, Backend, Blocking, FileBackend, FileDisk, IoMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::superblock::{Found, Superblock, Uuid};
+use crate::format::{bitmap, ppl};
+use crate::geometry::{Geometry, Shape};
+use crate::units::{DiskLba, Level, Sectors};
+
+use super::Lu;
+use super::open::{read_bad_blocks, read_found, read_superblock};
+use super::status::Status;
+
+/// Everything one member says of itself and of its LU.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// The path.
+    pub disk: String,
+    /// Its size.
+    pub disk_bytes: u64,
+    /// All facts of its superblock.
+    pub superblock: Superblock,
+    /// The checksum, which is right.
+    pub checksum: u32,
+    /// The LU's size, if this member alone tells it.
+    pub array_bytes: Option<u64>,
+    /// The write-intent bitmap's header and its set and total bits, or why it cannot be used.
+    pub bitmap: Option<Result<BitmapFacts, String>>,
+    /// Bad ranges, in sectors from the start of the disk.
+    pub bad_blocks: Vec<(DiskLba, Sectors)>,
+    /// Entries in the newest header of the partial parity log, or why it cannot be read.
+    pub ppl_entries: Option<Result<usize, String>>,
+}
+
+/// What a write-intent bitmap says.
+#[derive(Clone, Debug)]
+pub struct BitmapFacts {
+    /// Its header.
+    pub header: bitmap::Header,
+    /// Chunks that may be out of sync.
+    pub set: u64,
+    /// All chunks.
+    pub bits: u64,
+}
+
+/// Reads what the disk at `path` says.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] if there is no such path, [`ErrorKind::Format`] if there is no superblock that can be understood.
+pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
+    let path = path.as_ref();
+    let name = path.display().to_string();
+    let disk = FileDisk::open(path, Claim::Look)?;
+    let size = disk.size();
+    let backend = FileBackend::new(IoMode::Plain);
+    let id = backend.add(disk)?;
+    let io = Blocking::new(&backend as &dyn Backend)?;
+    let found = read_found(&io, id, size).map_err(|e| as_format(e).at(&name))?;
+    let sb = found.superblock.clone();
+    let bad = read_bad_blocks(&io, id, &found).map_err(|e| e.at(&name))?;
+    let bad_blocks = bad.iter().map(|area| (area.start, area.length)).collect();
+    let bitmap = sb.bitmap_at().map(|at| {
+        read_bitmap(&mut |at, bytes| io.read_exact(id, at, bytes), at, &sb).map_err(|error| error.to_string())
+    });
+    let ppl_entries = sb.ppl_area().map(|area| {
+        let mut bytes = vec![0; 4096];
+        io.read_exact(id, area.start, &mut bytes).map_err(|e| e.to_string())?;
+        let header = ppl::Header::parse(&bytes, sb.set_uuid).map_err(|e| e.to_string())?;
+        Ok(header.entries.len())
+    });
+    Ok(Inspection {
+        disk: name,
+        disk_bytes: size.bytes(),
+        checksum: Superblock::checksum(&found.slot)?,
+        array_bytes: array_bytes(&found),
+        superblock: sb,
+        bitmap,
+        bad_blocks,
+        ppl_entries,
+    })
+}
+
+/// A disk without an md superblock is no member: that is a matter of format, whatever the place where it was noticed said.
+fn as_format(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Format, error.to_string()),
+        _ => error,
+    }
+}
+
+fn read_bitmap(
+    read: &mut dyn FnMut(DiskLba, &mut [u8]) -> Result<()>,
+    at: DiskLba,
+    sb: &Superblock,
+) -> Result<BitmapFacts> {
+    let mut page = vec![0; 512];
+    read(at, &mut page)?;
+    let header = bitmap::Header::parse(&page)?;
+    let room = sb.data_offset.0.abs_diff(at.0).min(1 << 21);
+    let bytes = header.bytes_used().next_multiple_of(512).min(room * 512);
+    let mut all = vec![0; bytes as usize];
+    read(at, &mut all)?;
+    let set = header.count_set(all.get(256..).unwrap_or_default());
+    Ok(BitmapFacts { set, bits: header.bits(), header })
+}
+
+/// The LU's size where one member is enough to tell: not for levels that add up their members.
+fn array_bytes(found: &Found) -> Option<u64> {
+    let sb = &found.superblock;
+    let level = Level::from_md_number(sb.level)?;
+    let slots = u16::try_from(sb.old_raid_disks()?).ok()?;
+    if sb.size.0 == 0 {
+        return None;
+    }
+    let (layout, chunk, component) = (sb.layout, sb.chunk, sb.size);
+    let geometry = Geometry::new(&Shape { level, layout, chunk, slots, component, members: &[] }).ok()?;
+    Some(geometry.size().bytes())
+}
+
+/// All LUs among `paths` (files, block devices, folders with files), in the order their first member was found. What is
+/// no member is passed over.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] for a path that is not there.
+pub fn scan<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Status>> {
+    let mut disks: Vec<(Uuid, Arc<FileDisk>)> = Vec::new();
+    for path in paths {
+        for file in files(path.as_ref())? {
+            let named = file == path.as_ref();
+            let disk = match FileDisk::open(&file, Claim::Look) {
+                Ok(disk) => disk,
+                Err(error) if named => return Err(error),
+                Err(_) => continue,
+            };
+            let seen = disks.iter().any(|(_, other)| other.identity() == disk.identity());
+            if let (false, Ok(found)) = (seen, read_superblock(&disk)) {
+                disks.push((found.superblock.set_uuid, Arc::new(disk)));
+            }
+        }
+    }
+    let mut sets: Vec<Uuid> = Vec::new();
+    for (set, _) in &disks {
+        if !sets.contains(set) {
+            sets.push(*set);
+        }
+    }
+    let mut all = Vec::new();
+    for set in sets {
+        let members = disks.iter().filter(|(of, _)| *of == set);
+        let assemble = members.fold(Lu::assemble(), |assemble, (_, disk)| assemble.disk(disk.path()));
+        all.push(assemble.look()?);
+    }
+    Ok(all)
+}
+
+/// The path itself, or the files of the folder it names.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path)
+        .map_err(|e| Error::new(ErrorKind::Io, format!("cannot list {}", path.display())).with_source(e))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| p.is_file()).collect();
+    files.sort();
+    Ok(files)
+}

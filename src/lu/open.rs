@@ -1,0 +1,398 @@
+//! From paths to an open LU: which disks, what they hold, what is claimed, and the joining of it all.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::disk::{Access as Claim, Backend, Blocking, DiskId, DiskKind, FileBackend, FileDisk, IoMode, cpu};
+use crate::engine::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::badblocks::BadBlocks;
+use crate::format::superblock::{Features, Found, Uuid, locate};
+use crate::units::{SECTOR, Sectors, Slot};
+
+use super::assemble::{Allow, Candidate, Fate, Joined, join};
+use super::board::{Board, Health, Wire};
+use super::keeper::{Keeper, spawn};
+use super::members::{Member, Members};
+use super::queue::Pool;
+use super::status::{Describe, Status};
+use super::{Lu, slots_named};
+
+/// What an LU is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Access {
+    /// Reading: no byte of any member changes; other readers may have it open too.
+    #[default]
+    Read,
+    /// Reading and writing, alone.
+    Write,
+}
+
+/// Most queues on one LU: the pool for blocking calls, the keeper, and those handed out.
+const QUEUES: usize = 256;
+
+/// Assembles an LU from its members; made by [`Lu::assemble`].
+///
+/// Name the members with [`disk`](Assemble::disk) (exactly these are used) or one of them with [`beside`](Assemble::beside).
+#[derive(Clone, Debug, Default)]
+pub struct Assemble {
+    disks: Vec<PathBuf>,
+    beside: Option<PathBuf>,
+    access: Access,
+    degraded: bool,
+    allow_stale: Vec<PathBuf>,
+    allow_dirty: bool,
+    io: IoMode,
+}
+
+impl Assemble {
+    /// One of the disks to use. Order does not matter; stale, faulty and spare ones may be among them.
+    pub fn disk(mut self, path: impl AsRef<Path>) -> Assemble {
+        self.disks.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Use this member and all members of the same LU among the files of its folder. Beside a block device nothing is
+    /// looked for.
+    pub fn beside(mut self, path: impl AsRef<Path>) -> Assemble {
+        self.beside = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// What for; reading is the default.
+    pub fn access(mut self, access: Access) -> Assemble {
+        self.access = access;
+        self
+    }
+
+    /// Write also if a member that was there the last time is missing now; its absence is recorded first.
+    pub fn degraded(mut self, yes: bool) -> Assemble {
+        self.degraded = yes;
+        self
+    }
+
+    /// Use this disk although it missed writes: what it holds counts as good.
+    pub fn allow_stale(mut self, path: impl AsRef<Path>) -> Assemble {
+        self.allow_stale.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Start although writes were in flight at a crash and a member is missing: where it was being written, what the
+    /// missing member held may come back wrong.
+    pub fn allow_dirty(mut self, yes: bool) -> Assemble {
+        self.allow_dirty = yes;
+        self
+    }
+
+    /// How disks are driven.
+    pub fn io(mut self, mode: IoMode) -> Assemble {
+        self.io = mode;
+        self
+    }
+
+    /// Looks at the LU without claiming or changing anything. An LU that cannot start has a [`Status::refusal`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if a disk is not there, [`ErrorKind::CannotStart`] or [`ErrorKind::Format`] if nothing can be said at all.
+    pub fn look(&self) -> Result<Status> {
+        let offered = self.offer(Claim::Look)?;
+        let joined = offered.join(self)?;
+        Ok(Describe::new(&joined, &offered.backend, None).at_rest(&joined))
+    }
+
+    /// Opens the LU.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a path that is not there; [`ErrorKind::Busy`], naming the owner, if a disk is claimed;
+    /// [`ErrorKind::Usage`] for the same disk twice or one of another LU; [`ErrorKind::CannotStart`] if the data is not whole or
+    /// not to be trusted; [`ErrorKind::Refused`] if it needs [`degraded`](Assemble::degraded).
+    /// Nothing has been changed on any disk then.
+    pub fn open(self) -> Result<Lu> {
+        let claim = match self.access {
+            Access::Read => Claim::Shared,
+            Access::Write => Claim::Exclusive,
+        };
+        let offered = self.offer(claim)?;
+        let mut joined = offered.join(&self)?;
+        if let Some(refusal) = joined.refusal.take() {
+            return Err(refusal.at(format!("LU {}", super::assemble::short_name(joined.facts()))));
+        }
+        if self.access == Access::Write {
+            refuse_writing(&joined, self.degraded)?;
+        }
+        start(offered.backend, joined, self.access)
+    }
+
+    /// Opens the disks and reads what they hold.
+    fn offer(&self, claim: Claim) -> Result<Offered> {
+        let (paths, exactly) = match &self.beside {
+            Some(member) => (beside(member)?, false),
+            None if self.disks.is_empty() => {
+                return Err(Error::new(ErrorKind::Usage, "no disk named"));
+            }
+            None => (self.disks.clone(), true),
+        };
+        let backend = Arc::new(FileBackend::new(self.io));
+        let mut disks: Vec<FileDisk> = Vec::new();
+        for path in &paths {
+            let disk = FileDisk::open(path, claim)?;
+            if let Some(other) = disks.iter().find(|other| other.overlaps(&disk)) {
+                let text = format!("{} and {} are the same disk", other.path().display(), path.display());
+                return Err(Error::new(ErrorKind::Usage, text));
+            }
+            disks.push(disk);
+        }
+        for disk in disks {
+            backend.add(disk)?;
+        }
+        let mut candidates = read_candidates(&*backend)?;
+        // A member whose data does not begin on a block cannot be driven past the page cache.
+        let mut buffered = false;
+        for candidate in &candidates {
+            let info = backend.info(candidate.disk);
+            let Ok(found) = &candidate.found else { continue };
+            if info.kind == DiskKind::File && found.superblock.data_offset.bytes() % u64::from(info.block) != 0 {
+                buffered = true;
+            }
+        }
+        if !buffered {
+            return Ok(Offered { backend, candidates, exactly });
+        }
+        drop(backend);
+        let backend = Arc::new(FileBackend::new(self.io));
+        for path in &paths {
+            backend.add(FileDisk::open_buffered(path, claim)?)?;
+        }
+        candidates = read_candidates(&*backend)?;
+        Ok(Offered { backend, candidates, exactly })
+    }
+}
+
+/// Disks that were opened for one LU.
+struct Offered {
+    backend: Arc<FileBackend>,
+    candidates: Vec<Candidate>,
+    exactly: bool,
+}
+
+impl Offered {
+    fn join(&self, how: &Assemble) -> Result<Joined> {
+        let mut allow = Allow { stale: Vec::new(), dirty: how.allow_dirty };
+        for path in &how.allow_stale {
+            let wanted = FileDisk::open(path, Claim::Look)?;
+            let same = |c: &&Candidate| self.backend.disk(c.disk).is_some_and(|d| d.identity() == wanted.identity());
+            match self.candidates.iter().find(same) {
+                Some(candidate) => allow.stale.push(candidate.disk),
+                None => {
+                    let text = format!("--allow-stale {}: not among the disks offered", path.display());
+                    return Err(Error::new(ErrorKind::Usage, text));
+                }
+            }
+        }
+        let sets: Vec<Uuid> = sets(&self.candidates);
+        if self.exactly && sets.len() > 1 {
+            let of = |set: Uuid| {
+                let mut names = self.candidates.iter().filter(|c| set_of(c) == Some(set)).map(|c| c.name.as_str());
+                names.next().unwrap_or_default().to_owned()
+            };
+            let text = format!(
+                "{} is a member of {} and {} of {}: name the disks of one LU only",
+                of(sets[0]),
+                sets[0],
+                of(sets[1]),
+                sets[1]
+            );
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
+        let Some(&set) = sets.first() else {
+            let first = self.candidates.first();
+            return Err(match first.map(|c| (&c.name, &c.found)) {
+                Some((name, Err(error))) => {
+                    let kind = if error.kind() == ErrorKind::NotFound { ErrorKind::Format } else { error.kind() };
+                    Error::new(kind, format!("{name}: {error}"))
+                }
+                _ => Error::new(ErrorKind::NotFound, "no disk offered"),
+            });
+        };
+        join(self.candidates.iter().map(copy).collect(), set, &allow)
+    }
+}
+
+/// Errors are not `Clone`; their sentence and kind are what matters here.
+fn copy(candidate: &Candidate) -> Candidate {
+    let found = match &candidate.found {
+        Ok(found) => Ok(found.clone()),
+        Err(error) => Err(Error::new(error.kind(), error.to_string())),
+    };
+    Candidate { disk: candidate.disk, name: candidate.name.clone(), found, bad: candidate.bad.clone() }
+}
+
+fn set_of(candidate: &Candidate) -> Option<Uuid> {
+    candidate.found.as_ref().ok().map(|found| found.superblock.set_uuid)
+}
+
+fn sets(candidates: &[Candidate]) -> Vec<Uuid> {
+    let mut sets = Vec::new();
+    for set in candidates.iter().filter_map(set_of) {
+        if !sets.contains(&set) {
+            sets.push(set);
+        }
+    }
+    sets
+}
+
+/// The member itself, first, and the files of its folder that belong to the same LU.
+fn beside(member: &Path) -> Result<Vec<PathBuf>> {
+    let own = FileDisk::open(member, Claim::Look)?;
+    let mut paths = vec![member.to_owned()];
+    if own.info().kind != DiskKind::File {
+        return Ok(paths);
+    }
+    let Ok(set) = read_superblock(&own).map(|found| found.superblock.set_uuid) else { return Ok(paths) };
+    let folder = match member.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let unreadable = |e: std::io::Error| {
+        Error::new(ErrorKind::Io, format!("cannot list {}", folder.display())).with_source(e)
+    };
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if !path.is_file() {
+            continue;
+        }
+        let Ok(disk) = FileDisk::open(&path, Claim::Look) else { continue };
+        let same_set = read_superblock(&disk).is_ok_and(|found| found.superblock.set_uuid == set);
+        if same_set && disk.identity() != own.identity() {
+            // Keep the way of speaking of the path we were given: "d0.img" finds "d1.img", not "./d1.img".
+            let name = path.file_name().map(PathBuf::from).unwrap_or(path.clone());
+            found.push(if member.parent().is_some_and(|p| !p.as_os_str().is_empty()) { path } else { name });
+        }
+    }
+    found.sort();
+    paths.append(&mut found);
+    Ok(paths)
+}
+
+/// Reads the superblock of one disk that is not part of a backend yet.
+pub(super) fn read_superblock(disk: &FileDisk) -> Result<Found> {
+    let backend = FileBackend::new(IoMode::Plain);
+    let path = disk.path().to_owned();
+    let id = backend.add(FileDisk::open(&path, Claim::Look)?)?;
+    let io = Blocking::new(&backend as &dyn Backend)?;
+    read_found(&io, id, disk.size())
+}
+
+pub(super) fn read_found(io: &Blocking<&dyn Backend>, id: DiskId, size: Sectors) -> Result<Found> {
+    Ok(locate(|at, bytes| io.read_exact(id, at, bytes), size)?)
+}
+
+/// What every disk of the backend holds.
+pub(super) fn read_candidates(backend: &dyn Backend) -> Result<Vec<Candidate>> {
+    let io = Blocking::new(backend)?;
+    let mut candidates = Vec::new();
+    for index in 0..backend.len() {
+        let disk = DiskId(index as u16);
+        let info = backend.info(disk);
+        let mut found = read_found(&io, disk, info.size);
+        let mut bad = BadBlocks::new();
+        if let Ok(good) = &found {
+            match read_bad_blocks(&io, disk, good) {
+                Ok(list) => bad = list,
+                Err(error) => found = Err(error),
+            }
+        }
+        candidates.push(Candidate { disk, name: info.name, found, bad });
+    }
+    Ok(candidates)
+}
+
+/// The member's bad-block list; empty if its superblock says that it is.
+pub(super) fn read_bad_blocks(io: &Blocking<&dyn Backend>, disk: DiskId, found: &Found) -> Result<BadBlocks> {
+    let sb = &found.superblock;
+    if !sb.features.contains(Features::BAD_BLOCKS) {
+        return Ok(BadBlocks::new());
+    }
+    let Some(area) = sb.bblog_area() else { return Ok(BadBlocks::new()) };
+    let mut bytes = vec![0; area.length.bytes() as usize];
+    io.read_exact(disk, area.start, &mut bytes)?;
+    BadBlocks::parse(&bytes, sb.bblog.shift).map_err(Error::from)
+}
+
+/// What keeps an LU that can be read from being written.
+fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
+    let facts = joined.facts();
+    let name = super::assemble::short_name(facts);
+    let cannot = |text: String| Err(Error::new(ErrorKind::CannotStart, text).at(format!("LU {name}")));
+    if facts.features.has_ppl() {
+        return cannot(
+            "it has a partial parity log (PPL), which this version does not write: read it, or take the log off with \
+             mdadm --grow --consistency-policy=resync"
+                .into(),
+        );
+    }
+    if joined.fates.iter().any(|fate| matches!(fate, Fate::Replacement(_))) {
+        return cannot("a disk is being replaced: let the kernel finish that first; until then it can be read".into());
+    }
+    if !joined.newly_missing.is_empty() && !degraded {
+        let slots = slots_named(&joined.newly_missing);
+        let text = format!(
+            "{slots} had a disk the last time and has none now: find it, or go on without it and record its absence \
+             with --degraded"
+        );
+        return Err(Error::new(ErrorKind::Refused, text).at(format!("LU {name}")));
+    }
+    Ok(())
+}
+
+/// Starts an LU that may be started.
+pub(super) fn start(backend: Arc<dyn Backend>, joined: Joined, access: Access) -> Result<Lu> {
+    let read_only = access == Access::Read;
+    let used = |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
+    let in_use: Vec<usize> = (0..joined.candidates.len()).filter(used).collect();
+    let blocks = in_use.iter().map(|&i| backend.info(joined.candidates[i].disk).block);
+    let block = blocks.max().unwrap_or(SECTOR as u32);
+    let aligns = in_use.iter().map(|&i| backend.info(joined.candidates[i].disk).memory_align);
+    let memory_align = aligns.max().unwrap_or(1).max(1) as usize;
+    if !joined.geometry.size().bytes().is_multiple_of(u64::from(block)) && !read_only {
+        let text = format!("its size is no multiple of its members' block of {block} bytes: it can only be read");
+        return Err(Error::new(ErrorKind::CannotStart, text));
+    }
+
+    let wire = |place: &Option<usize>| {
+        let candidate = &joined.candidates[(*place)?];
+        let found = candidate.found.as_ref().ok()?;
+        Some(Wire { disk: candidate.disk, data_offset: found.superblock.data_offset })
+    };
+    let wires = joined.slots.iter().map(wire).collect();
+    let health = Health { view: Arc::new(joined.view.clone()), wires };
+    let geometry = Arc::new(joined.geometry.clone());
+    let shared = Arc::new(Shared::new(&geometry, QUEUES, joined.view.epoch));
+    let describe = Describe::new(&joined, &*backend, Some(memory_align));
+    let kernels = cpu::kernels();
+    let board = Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, health));
+
+    let mut keeper = None;
+    if !read_only {
+        let written = |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare);
+        let list = in_use.iter().copied().filter(written).filter_map(|i| {
+            let candidate = &joined.candidates[i];
+            let found = candidate.found.as_ref().ok()?;
+            let block = backend.info(candidate.disk).block;
+            let (sb, bytes) = (found.superblock.clone(), found.slot.clone());
+            Some(Member::new(candidate.disk, candidate.name.clone(), sb, bytes, block))
+        });
+        let members = Members::new(list.collect(), joined.candidates[joined.freshest].disk);
+        if board.geometry.is_redundant() {
+            let absent: &[Slot] = &joined.newly_missing;
+            let machine = Keeper::new(&board, members, absent)?;
+            let thread = spawn(machine).map_err(|e| {
+                Error::new(ErrorKind::Io, "cannot start the keeper's thread").with_source(e)
+            })?;
+            keeper = Some(thread);
+        }
+    }
+    let lu = Lu { pool: Pool::new(board.clone()), board, describe, keeper: Mutex::new(keeper) };
+    Ok(lu)
+}

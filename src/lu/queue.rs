@@ -1,0 +1,533 @@
+//! Queues: an engine, a ring and memory, driven by one thread at a time.
+//!
+//! [`Core`] is what every queue is inside, also the keeper's. A [`Cell`] is a core behind a try-lock, so that whoever waits
+//! for a lock it holds can drive it. [`Queue`] is the face for batched submission with buffers of its own; the blocking
+//! calls of [`Lu`](super::Lu) borrow a cell from the pool.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use crate::disk::{AlignedBuf, Disks, Done, Lent, Memory, Op, RegionId, Span};
+use crate::engine::{Bytes, Engine, Keep, Limits, Port, QueueId, Reply, Request, Wake};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::View;
+use crate::units::{Lba, MemberLba, SECTOR, Sectors, Slot};
+
+use super::board::{Board, Health, lock};
+
+/// Tickets with this bit are the owner's own operations, not the engine's.
+pub(super) const OWN: u64 = 1 << 63;
+
+/// Most bytes of scratch memory in one queue, unless the geometry needs more for a single row of blocks.
+const SCRATCH: usize = 8 << 20;
+
+/// Bands in flight in one queue.
+const BANDS: usize = 64;
+
+/// How long a waiter sleeps before it looks whether it should drive other queues.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// An engine with its disks and its memory.
+pub(super) struct Core {
+    engine: Engine,
+    pub side: Side,
+    done: Vec<Done>,
+    /// Completions of the owner's own operations.
+    pub own: Vec<(u64, bool)>,
+    replies: VecDeque<Reply>,
+    queue: QueueId,
+}
+
+/// The engine's world: all of a core but the engine.
+pub(super) struct Side {
+    pub disks: Box<dyn Disks>,
+    pub memory: Memory,
+    pub board: Arc<Board>,
+    health: Arc<Health>,
+    /// Operations on a slot without a disk fail at once.
+    instant: Vec<u64>,
+    wakes: bool,
+}
+
+impl Core {
+    pub(super) fn new(board: &Arc<Board>, depth: usize) -> Result<Core> {
+        let geometry = board.geometry.clone();
+        let queue = board.shared.join().ok_or_else(|| {
+            Error::new(ErrorKind::Busy, "too many queues are open on this LU; close one first")
+        })?;
+        let block = board.block / SECTOR as u32;
+        let cells = usize::from(geometry.cells());
+        let unit = geometry.unit().0.max(u64::from(block));
+        // Rows in a band such that the lanes of one operation fit a quarter of the memory.
+        let lanes = cells + 2;
+        let fair = (SCRATCH / 4 / lanes / SECTOR as usize) as u64;
+        let band_rows = fair.min(unit) / u64::from(block) * u64::from(block);
+        let band_rows = band_rows.max(u64::from(block)) as u32;
+        let scratch = SCRATCH.max(2 * lanes * band_rows as usize * SECTOR as usize + (1 << 16));
+        let limits =
+            Limits { requests: depth.max(1), bands: BANDS, band_rows, block, read_only: board.read_only };
+        let health = board.health();
+        let engine = Engine::new(geometry, board.shared.clone(), queue, health.view.clone(), limits);
+        let disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
+        let side = Side {
+            disks,
+            memory: Memory::new(depth + 2 * BANDS + 64, scratch),
+            board: board.clone(),
+            health,
+            instant: Vec::with_capacity(16),
+            wakes: false,
+        };
+        let own = Vec::with_capacity(16);
+        Ok(Core { engine, side, done: Vec::with_capacity(256), own, replies: VecDeque::with_capacity(depth), queue })
+    }
+
+    /// Submits a request. The caller has made sure that there is room.
+    pub(super) fn submit(&mut self, cookie: u64, request: Request) -> Result<(), Request> {
+        self.engine.submit(cookie, request)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.engine.has_room()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.engine.is_idle()
+    }
+
+    pub(super) fn reply(&mut self) -> Option<Reply> {
+        self.replies.pop_front()
+    }
+
+    /// Runs the engine until nothing more moves. With `wait`, sleeps once for a completion or a wake.
+    pub(super) fn pump(&mut self, wait: Option<Duration>) {
+        let mut wait = wait;
+        loop {
+            self.engine.run(&mut self.side);
+            let mut moved = self.finish_instant();
+            self.side.disks.kick();
+            self.collect();
+            let sleep = wait.take().filter(|_| !moved && self.replies.is_empty());
+            self.side.disks.reap(&mut self.done, sleep);
+            moved |= self.deliver();
+            moved |= self.finish_instant();
+            self.collect();
+            if !moved {
+                break;
+            }
+        }
+        if std::mem::take(&mut self.side.wakes) {
+            self.side.board.wake_queues();
+        }
+    }
+
+    fn collect(&mut self) {
+        while let Some(reply) = self.engine.reply() {
+            self.replies.push_back(reply);
+        }
+    }
+
+    fn deliver(&mut self) -> bool {
+        let moved = !self.done.is_empty();
+        for done in self.done.drain(..) {
+            if let Some(buf) = done.buf {
+                self.side.memory.done(buf);
+            }
+            if done.ticket & OWN != 0 {
+                self.own.push((done.ticket, done.result.is_ok()));
+            } else {
+                self.engine.complete(done.ticket, done.result.is_ok(), &mut self.side);
+            }
+        }
+        moved
+    }
+
+    fn finish_instant(&mut self) -> bool {
+        let moved = !self.side.instant.is_empty();
+        while let Some(tag) = self.side.instant.pop() {
+            self.engine.complete(tag, false, &mut self.side);
+        }
+        moved
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Held replies and lock waits need others; what is in the disks' hands comes back by itself.
+        let patience = Instant::now() + Duration::from_secs(10);
+        while !self.engine.is_idle() && Instant::now() < patience {
+            self.pump(Some(PATIENCE));
+        }
+        if self.engine.is_idle() {
+            self.side.board.shared.leave(self.queue);
+        }
+    }
+}
+
+fn span(bytes: Bytes) -> Span {
+    Span { region: RegionId::from_raw(bytes.region), offset: bytes.offset, len: bytes.len }
+}
+
+fn bytes(region: RegionId, len: u32) -> Bytes {
+    Bytes { region: region.raw(), offset: 0, len }
+}
+
+impl Port for Side {
+    fn read(&mut self, tag: u64, slot: Slot, at: MemberLba, into: Bytes) {
+        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push(tag) };
+        let buf = self.memory.io_read_into(span(into));
+        self.disks.submit(tag, Op::Read { disk: wire.disk, at: wire.data_offset + Sectors(at.0), buf });
+    }
+
+    fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) {
+        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push(tag) };
+        let buf = self.memory.io_write_from(span(from));
+        self.disks.submit(tag, Op::Write { disk: wire.disk, at: wire.data_offset + Sectors(at.0), buf, fua });
+    }
+
+    fn flush(&mut self, tag: u64, slot: Slot) {
+        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push(tag) };
+        self.disks.submit(tag, Op::Flush { disk: wire.disk });
+    }
+
+    fn fold(&mut self, targets: &[Bytes], terms: &mut dyn Iterator<Item = (Bytes, [u8; 2])>, accumulate: bool) {
+        let kernels = self.board.kernels;
+        let terms = terms.map(|(bytes, coef)| (span(bytes), coef));
+        match *targets {
+            [p, q] => self.memory.fold(&kernels, &[span(p), span(q)], terms, accumulate),
+            [p] => self.memory.fold(&kernels, &[span(p)], terms, accumulate),
+            _ => {}
+        }
+    }
+
+    fn copy(&mut self, to: Bytes, from: Bytes) {
+        self.memory.copy(span(to), span(from));
+    }
+
+    fn alloc(&mut self, bytes: u32) -> Option<u32> {
+        self.memory.pool_alloc(bytes).map(RegionId::raw)
+    }
+
+    fn free(&mut self, region: u32) {
+        self.memory.pool_free(RegionId::from_raw(region));
+    }
+
+    fn view(&mut self) -> Arc<View> {
+        self.health = self.board.health();
+        // A disk that was added after this queue was opened; known ones stay as they are.
+        for wire in self.health.wires.iter().flatten() {
+            self.disks.attach(wire.disk);
+        }
+        self.health.view.clone()
+    }
+
+    fn wake_others(&mut self) {
+        self.wakes = true;
+    }
+
+    fn ask_dirty(&mut self) {
+        self.board.tell_keeper(|inbox| inbox.dirty_wanted = true);
+    }
+
+    fn member_failed(&mut self, slot: Slot) {
+        self.board.tell_keeper(|inbox| inbox.failed.insert(slot));
+    }
+
+    fn read_failed(&mut self, slot: Slot, _at: MemberLba, _sectors: Sectors) {
+        self.board.count_read_error(slot);
+    }
+}
+
+/// A core that others may drive while its owner is away.
+pub(super) struct Cell {
+    core: Mutex<Core>,
+    waker: Arc<dyn Wake>,
+    board: Arc<Board>,
+}
+
+impl Cell {
+    pub(super) fn open(board: &Arc<Board>, depth: usize) -> Result<Arc<Cell>> {
+        let core = Core::new(board, depth)?;
+        let waker = core.side.disks.waker();
+        let cell = Arc::new(Cell { core: Mutex::new(core), waker: waker.clone(), board: board.clone() });
+        board.add_cell(&cell, waker);
+        Ok(cell)
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        lock(&self.core)
+    }
+
+    /// Moves on what nobody else is moving on.
+    fn nudge(&self) {
+        match self.core.try_lock() {
+            Ok(mut core) => core.pump(None),
+            Err(TryLockError::Poisoned(core)) => core.into_inner().pump(None),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        self.board.drop_waker(&self.waker);
+    }
+}
+
+/// Cells for blocking calls: made when needed, at most `most`, used again.
+pub(super) struct Pool {
+    board: Arc<Board>,
+    idle: Mutex<(Vec<Arc<Cell>>, usize)>,
+    freed: Condvar,
+    most: usize,
+}
+
+/// What a blocking call wants.
+#[derive(Clone, Copy)]
+pub(super) enum Want {
+    Read,
+    Write { keep: Keep, fua: bool },
+    Flush,
+}
+
+impl Pool {
+    pub(super) fn new(board: Arc<Board>) -> Pool {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Pool { board, idle: Mutex::default(), freed: Condvar::new(), most: (2 * cpus).min(32) }
+    }
+
+    fn borrow(&self) -> Result<Arc<Cell>> {
+        let mut idle = lock(&self.idle);
+        loop {
+            if let Some(cell) = idle.0.pop() {
+                return Ok(cell);
+            }
+            if idle.1 < self.most {
+                idle.1 += 1;
+                drop(idle);
+                return Cell::open(&self.board, 4).inspect_err(|_| lock(&self.idle).1 -= 1);
+            }
+            idle = self.freed.wait(idle).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn give_back(&self, cell: Arc<Cell>) {
+        lock(&self.idle).0.push(cell);
+        self.freed.notify_one();
+    }
+
+    /// Closes all idle queues.
+    pub(super) fn clear(&self) {
+        let mut idle = lock(&self.idle);
+        idle.1 -= idle.0.len();
+        idle.0.clear();
+    }
+
+    /// Does one thing and waits for its end.
+    pub(super) fn run(&self, lba: Lba, memory: Option<Lent>, want: Want) -> Result<()> {
+        let cell = self.borrow()?;
+        let result = run_one(&self.board, &cell, lba, memory, want);
+        self.give_back(cell);
+        result
+    }
+}
+
+fn run_one(board: &Board, cell: &Arc<Cell>, lba: Lba, memory: Option<Lent>, want: Want) -> Result<()> {
+    let mut core = cell.core();
+    let mut region = None;
+    let mut place = Bytes { region: 0, offset: 0, len: 0 };
+    if let Some(lent) = memory {
+        let len = lent.len() as u32;
+        let id = core.side.memory.insert_lent(lent).ok_or_else(|| {
+            Error::new(ErrorKind::Busy, "no room for another buffer in this queue")
+        })?;
+        region = Some(id);
+        place = bytes(id, len);
+    }
+    let sectors = Sectors(u64::from(place.len) / SECTOR);
+    let request = match want {
+        Want::Read => Request::Read { lba, sectors, memory: place },
+        Want::Write { keep, fua } => Request::Write { lba, sectors, memory: place, fua, keep },
+        Want::Flush => Request::Flush,
+    };
+    let mut result = Err(Error::new(ErrorKind::Busy, "the queue is full"));
+    if core.submit(0, request).is_ok() {
+        core.pump(None);
+        let reply = loop {
+            if let Some(reply) = core.reply() {
+                break reply;
+            }
+            core.pump(Some(PATIENCE));
+            if core.replies.is_empty() {
+                drive_others(board, cell);
+            }
+        };
+        result = reply.result.map_err(|trouble| Error::new(ErrorKind::Io, trouble.to_string()));
+    }
+    if let Some(id) = region {
+        drop(core.side.memory.remove_lent(id));
+    }
+    result
+}
+
+/// A row this queue waits for may be held by a queue whose owner is busy elsewhere.
+fn drive_others(board: &Board, own: &Arc<Cell>) {
+    for cell in board.cells() {
+        if !Arc::ptr_eq(&cell, own) {
+            cell.nudge();
+        }
+    }
+}
+
+/// Batched, asynchronous access with buffers that travel with their requests.
+///
+/// Submit any number of requests (up to the depth), then [`poll`](Queue::poll): the batch is merged and planned together,
+/// handed to the kernel at once, and what is finished comes back with its buffer. Requests of one batch are not ordered
+/// among themselves; a flush covers what was *acknowledged* before it was submitted. [`event_fd`](Queue::event_fd) becomes readable when
+/// polling would get on.
+pub struct Queue {
+    cell: Arc<Cell>,
+    board: Arc<Board>,
+    /// By slot of the queue: the request's buffer (a flush has none) and cookie.
+    buffers: Vec<Option<(Option<RegionId>, u64)>>,
+    free: Vec<usize>,
+}
+
+/// The end of a request on a [`Queue`].
+#[derive(Debug)]
+pub struct Completion {
+    /// The number given with the request.
+    pub cookie: u64,
+    /// The request's buffer; `None` for a flush.
+    pub buffer: Option<AlignedBuf>,
+    /// How it ended.
+    pub result: Result<()>,
+}
+
+impl Queue {
+    pub(super) fn open(board: &Arc<Board>, depth: usize) -> Result<Queue> {
+        let depth = depth.clamp(1, 4096);
+        let cell = Cell::open(board, depth)?;
+        let board = board.clone();
+        Ok(Queue { cell, board, buffers: (0..depth).map(|_| None).collect(), free: (0..depth).rev().collect() })
+    }
+
+    /// Reads `buffer.len()` bytes from byte `offset` of the LU into `buffer`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if offset or length are no multiples of the LU's block size or reach past its end;
+    /// [`ErrorKind::Busy`] if `depth` requests are under way. The buffer is then lost to the caller only in name: it is dropped.
+    pub fn read(&mut self, cookie: u64, buffer: AlignedBuf, offset: u64) -> Result<()> {
+        let lba = self.check(offset, buffer.len())?;
+        self.submit(cookie, Some(buffer), |sectors, memory| Request::Read { lba, sectors, memory })
+    }
+
+    /// Writes `buffer` to byte `offset` of the LU; with `fua`, stable when it completes.
+    ///
+    /// # Errors
+    /// As [`Queue::read`]; [`ErrorKind::Usage`] also if the LU is open for reading only.
+    pub fn write(&mut self, cookie: u64, buffer: AlignedBuf, offset: u64, fua: bool) -> Result<()> {
+        let lba = self.check(offset, buffer.len())?;
+        super::refuse_read_only(&self.board)?;
+        let keep = Keep::default();
+        self.submit(cookie, Some(buffer), |sectors, memory| Request::Write { lba, sectors, memory, fua, keep })
+    }
+
+    /// Makes stable what was acknowledged before, on any queue of the LU.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] if `depth` requests are under way.
+    pub fn flush(&mut self, cookie: u64) -> Result<()> {
+        self.submit(cookie, None, |_, _| Request::Flush)
+    }
+
+    /// Starts what was submitted and appends what is finished to `done`. With `wait`, sleeps up to that long if nothing is.
+    pub fn poll(&mut self, done: &mut Vec<Completion>, wait: Option<Duration>) {
+        let before = done.len();
+        let cell = self.cell.clone();
+        let mut core = cell.core();
+        core.pump(None);
+        self.take(&mut core, done);
+        if done.len() == before && wait.is_some() && self.free.len() < self.buffers.len() {
+            core.pump(wait.map(|wait| wait.min(PATIENCE)));
+            self.take(&mut core, done);
+            if done.len() == before {
+                drive_others(&self.board, &self.cell);
+                core.pump(wait);
+                self.take(&mut core, done);
+            }
+        }
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.buffers.len() - self.free.len()
+    }
+
+    /// Calls `with` with a descriptor that is readable when [`poll`](Queue::poll) would get on, if the disks have one.
+    pub fn event_fd<R>(&self, with: impl FnOnce(Option<BorrowedFd<'_>>) -> R) -> R {
+        with(self.cell.core().side.disks.event_fd())
+    }
+
+    fn check(&self, offset: u64, len: usize) -> Result<Lba> {
+        let block = u64::from(self.board.block);
+        let end = offset.checked_add(len as u64);
+        let size = self.board.geometry.size().bytes();
+        if len == 0 || !offset.is_multiple_of(block) || !(len as u64).is_multiple_of(block) {
+            let text = format!("offset {offset} and length {len} must be multiples of {block} bytes, and not empty");
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
+        if end.is_none_or(|end| end > size) {
+            let text = format!("{len} bytes at {offset} reach past the end of the LU ({size} bytes)");
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
+        Ok(Lba(offset / SECTOR))
+    }
+
+    fn submit(
+        &mut self,
+        cookie: u64,
+        buffer: Option<AlignedBuf>,
+        request: impl FnOnce(Sectors, Bytes) -> Request,
+    ) -> Result<()> {
+        if self.board.is_closing() {
+            return Err(Error::new(ErrorKind::Busy, "the LU is being stopped"));
+        }
+        let full = || Error::new(ErrorKind::Busy, "the queue is full: poll it first");
+        let index = self.free.pop().ok_or_else(full)?;
+        let mut core = self.cell.core();
+        let (mut sectors, mut memory) = (Sectors(0), Bytes { region: 0, offset: 0, len: 0 });
+        let mut region = None;
+        if let Some(buffer) = buffer {
+            let len = buffer.len() as u32;
+            sectors = Sectors(u64::from(len) / SECTOR);
+            let Some(id) = core.side.memory.insert_owned(buffer) else {
+                self.free.push(index);
+                return Err(full());
+            };
+            memory = bytes(id, len);
+            region = Some(id);
+        }
+        if core.submit(index as u64, request(sectors, memory)).is_err() {
+            if let Some(id) = region {
+                drop(core.side.memory.remove_owned(id));
+            }
+            self.free.push(index);
+            return Err(full());
+        }
+        self.buffers[index] = Some((region, cookie));
+        Ok(())
+    }
+
+    fn take(&mut self, core: &mut Core, done: &mut Vec<Completion>) {
+        while let Some(reply) = core.reply() {
+            let index = reply.cookie as usize;
+            let Some((region, cookie)) = self.buffers[index].take() else { continue };
+            self.free.push(index);
+            let buffer = region.map(|region| core.side.memory.remove_owned(region));
+            let result = reply.result.map_err(|trouble| Error::new(ErrorKind::Io, trouble.to_string()));
+            done.push(Completion { cookie, buffer, result });
+        }
+    }
+}
