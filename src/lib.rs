@@ -38,3 +38,5 @@ pub mod lu;
 pub mod manual;
 
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "std")]
+pub use lu::Lu;

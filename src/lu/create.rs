@@ -18,7 +18,7 @@ use crate::units::{Level, MAX_SLOTS, SECTOR, Sectors};
 
 use super::assemble::{Allow, join};
 use super::keeper::Now;
-use super::open::{Access, read_candidates, start};
+use super::open::{Access, Through, read_candidates, start};
 use super::Lu;
 
 /// Default chunk: 64 KiB.
@@ -40,6 +40,7 @@ pub struct Create {
     disk_size: Option<Sectors>,
     overwrite: bool,
     io: IoMode,
+    through: Through,
 }
 
 impl Create {
@@ -58,6 +59,7 @@ impl Create {
             disk_size: None,
             overwrite: false,
             io: IoMode::Auto,
+            through: Through::default(),
         }
     }
 
@@ -131,6 +133,15 @@ impl Create {
     /// How disks are driven.
     pub fn io(mut self, mode: IoMode) -> Create {
         self.io = mode;
+        self
+    }
+
+    /// Drives the disks through a wrapper once the LU is made; see [`Assemble::through`](super::Assemble::through).
+    pub fn through(
+        mut self,
+        wrap: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static,
+    ) -> Create {
+        self.through = Through::new(wrap);
         self
     }
 
@@ -257,7 +268,7 @@ impl Create {
         draft.write(&*backend, self.overwrite)?;
         let candidates = read_candidates(&*backend)?;
         let joined = join(candidates, draft.set, &Allow { dirty: true, ..Allow::default() })?;
-        start(backend, joined, Access::Write)
+        start(self.through.apply(backend), joined, Access::Write)
     }
 
     /// Opens every disk, making those that are not there, and checks that they are different ones that nobody uses.

@@ -28,6 +28,31 @@ pub enum Access {
     Write,
 }
 
+/// Something between an LU and its disks; see [`Assemble::through`].
+#[derive(Clone, Default)]
+pub(super) struct Through(Option<Arc<Wrap>>);
+
+type Wrap = dyn Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync;
+
+impl Through {
+    pub(super) fn new(wrap: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static) -> Through {
+        Through(Some(Arc::new(wrap)))
+    }
+
+    pub(super) fn apply(&self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        match &self.0 {
+            Some(wrap) => wrap(backend),
+            None => backend,
+        }
+    }
+}
+
+impl std::fmt::Debug for Through {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Through(..)" } else { "Through(nothing)" })
+    }
+}
+
 /// Most queues on one LU: the pool for blocking calls, the keeper, and those handed out.
 const QUEUES: usize = 256;
 
@@ -43,6 +68,7 @@ pub struct Assemble {
     allow_stale: Vec<PathBuf>,
     allow_dirty: bool,
     io: IoMode,
+    through: Through,
 }
 
 impl Assemble {
@@ -90,6 +116,16 @@ impl Assemble {
         self
     }
 
+    /// Drives the disks through a wrapper once the LU is open: to inject faults ([`disk::faulty`](crate::disk::faulty)) or to count
+    /// operations ([`disk::traced`](crate::disk::traced)). Disks are numbered in the order in which they were named.
+    pub fn through(
+        mut self,
+        wrap: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static,
+    ) -> Assemble {
+        self.through = Through::new(wrap);
+        self
+    }
+
     /// Looks at the LU without claiming or changing anything. An LU that cannot start has a [`Status::refusal`].
     ///
     /// # Errors
@@ -120,7 +156,7 @@ impl Assemble {
         if self.access == Access::Write {
             refuse_writing(&joined, self.degraded)?;
         }
-        start(offered.backend, joined, self.access)
+        start(self.through.apply(offered.backend), joined, self.access)
     }
 
     /// Opens the disks and reads what they hold.
