@@ -135,7 +135,9 @@ pub enum Trouble {
     #[error("an earlier flush failed: what was written before it may be lost")]
     FlushLost,
     /// The superblocks cannot be written, so no write can be promised.
-    #[error("the superblocks of the remaining members cannot be written, so nothing can be promised any more")]
+    #[error(
+        "the superblocks of the remaining members cannot be written, so nothing can be promised any more"
+    )]
     Broken,
 }
 
@@ -148,7 +150,12 @@ pub trait Port {
     /// Makes stable what `slot` has completed.
     fn flush(&mut self, tag: u64, slot: Slot);
     /// `targets[i] = sum of coef[i] * term` (added to what is there if `accumulate`); done on return.
-    fn fold(&mut self, targets: &[Bytes], terms: &mut dyn Iterator<Item = (Bytes, [u8; 2])>, accumulate: bool);
+    fn fold(
+        &mut self,
+        targets: &[Bytes],
+        terms: &mut dyn Iterator<Item = (Bytes, [u8; 2])>,
+        accumulate: bool,
+    );
     /// Copies bytes; done on return.
     fn copy(&mut self, to: Bytes, from: Bytes);
     /// Scratch memory, or `None` if there is none now. At least one operation's worth is there when nothing is lent out.

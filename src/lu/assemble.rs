@@ -145,7 +145,11 @@ pub(super) fn join(candidates: Vec<Candidate>, set: Uuid, allow: &Allow) -> Resu
                     return Err(Error::new(ErrorKind::CannotStart, text));
                 }
                 None => {
-                    let text = format!("{}: {slot} is beyond the LU's {} slots", candidates[index].name, slots.len());
+                    let text = format!(
+                        "{}: {slot} is beyond the LU's {} slots",
+                        candidates[index].name,
+                        slots.len()
+                    );
                     return Err(Error::new(ErrorKind::Format, text));
                 }
             }
@@ -162,10 +166,15 @@ fn refuse_clones(candidates: &[Candidate], fates: &[Option<Fate>]) -> Result<()>
     let usable = |i: &usize| fates[*i].is_none();
     for a in (0..candidates.len()).filter(usable) {
         for b in (a + 1..candidates.len()).filter(usable) {
-            let (Some(x), Some(y)) = (superblock(&candidates[a]), superblock(&candidates[b])) else { continue };
+            let (Some(x), Some(y)) = (superblock(&candidates[a]), superblock(&candidates[b])) else {
+                continue;
+            };
             if x.device_uuid == y.device_uuid && x.events == y.events {
                 let (a, b) = (&candidates[a].name, &candidates[b].name);
-                let text = format!("{a} and {b} are copies of one member ({}): leave one of them out", x.device_uuid);
+                let text = format!(
+                    "{a} and {b} are copies of one member ({}): leave one of them out",
+                    x.device_uuid
+                );
                 return Err(Error::new(ErrorKind::CannotStart, text));
             }
         }
@@ -259,7 +268,11 @@ fn finish(
         let Some(index) = *place else { return MemberView::default() };
         let sb = superblock(&candidates[index]).expect("fills a slot");
         let presence = sb.watermark().map_or(Presence::Present, Presence::Below);
-        MemberView { presence, bad: bad_ranges(sb, &candidates[index].bad), avoid: sb.devflags & WRITE_MOSTLY != 0 }
+        MemberView {
+            presence,
+            bad: bad_ranges(sb, &candidates[index].bad),
+            avoid: sb.devflags & WRITE_MOSTLY != 0,
+        }
     };
     let synced_below = if geometry.is_redundant() { facts.resync_offset.0 } else { u64::MAX };
     let view = View { epoch: 1, members: slots.iter().map(member).collect(), synced_below };
@@ -320,7 +333,9 @@ fn refusal(joined: &Joined, facts: &Superblock, allow: &Allow) -> Option<Error> 
         ));
     }
     if !joined.geometry.tolerates(&joined.incomplete()) {
-        return cannot("a member is missing while another is still being rebuilt: the data is not whole".into());
+        return cannot(
+            "a member is missing while another is still being rebuilt: the data is not whole".into(),
+        );
     }
     if joined.dirty && facts.features.contains(Features::BITMAP) && !allow.dirty {
         return cannot(

@@ -8,7 +8,7 @@ use crate::engine::{Shared, Wake};
 use crate::geometry::Geometry;
 use crate::parity::Kernels;
 use crate::plan::View;
-use crate::units::{DiskLba, SlotSet, Slot};
+use crate::units::{DiskLba, Slot, SlotSet};
 
 use super::queue::Cell;
 use super::status::Work;

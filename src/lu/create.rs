@@ -16,10 +16,10 @@ use crate::format::superblock::{Features, Minor, Name, Role, SLOT_BYTES, Superbl
 use crate::geometry::{self, Geometry, Layout, Shape, usable_component};
 use crate::units::{Level, MAX_SLOTS, SECTOR, Sectors};
 
+use super::Lu;
 use super::assemble::{Allow, join};
 use super::keeper::Now;
 use super::open::{Access, Through, read_candidates, start};
-use super::Lu;
 
 /// Default chunk: 64 KiB.
 const CHUNK: Sectors = Sectors(128);
@@ -193,7 +193,10 @@ impl Create {
             return usage(format!("{:?} is no name for an LU: 1 to 32 bytes without '/' and ','", self.name));
         }
         if self.disks.len() + self.spares.len() > MAX_SLOTS {
-            return usage(format!("{} disks are more than the {MAX_SLOTS} a superblock can list", self.disks.len()));
+            return usage(format!(
+                "{} disks are more than the {MAX_SLOTS} a superblock can list",
+                self.disks.len()
+            ));
         }
         if self.disks.iter().all(Option::is_none) {
             return usage("no disk named".into());
@@ -214,7 +217,8 @@ impl Create {
         let sizes = vec![plenty; self.disks.len()];
         let component = usable_component(self.level, chunk, plenty);
         let slots = u16::try_from(self.disks.len()).unwrap_or(u16::MAX);
-        let shape = Shape { level: self.level, layout: layout.md_number(), chunk, slots, component, members: &sizes };
+        let shape =
+            Shape { level: self.level, layout: layout.md_number(), chunk, slots, component, members: &sizes };
         let geometry = Geometry::new(&shape).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
         let missing = self.disks.iter().enumerate().filter(|(_, disk)| disk.is_none());
         let missing = missing.map(|(slot, _)| crate::units::Slot(slot as u16)).collect();
@@ -314,8 +318,10 @@ impl Create {
         let mut data_sizes = Vec::new();
         for id in ids {
             let basis = if adds_up { size_of(id) } else { smallest };
-            let place = Placement::for_disk(basis, self.policy, self.metadata).ok_or_else(|| too_small(id))?;
-            let data = place.data_size(size_of(id)).filter(|data| data.0 >= 16).ok_or_else(|| too_small(id))?;
+            let place =
+                Placement::for_disk(basis, self.policy, self.metadata).ok_or_else(|| too_small(id))?;
+            let data =
+                place.data_size(size_of(id)).filter(|data| data.0 >= 16).ok_or_else(|| too_small(id))?;
             if data < chunk {
                 return Err(too_small(id));
             }
@@ -339,8 +345,11 @@ impl Create {
         let component = if adds_up { Sectors(0) } else { usable_component(self.level, chunk, wanted) };
         let slots = self.disks.len() as u16;
         let mut next = data_sizes.iter();
-        let by_slot: Vec<Sectors> =
-            self.disks.iter().map(|disk| disk.as_ref().and_then(|_| next.next().copied()).unwrap_or(room)).collect();
+        let by_slot: Vec<Sectors> = self
+            .disks
+            .iter()
+            .map(|disk| disk.as_ref().and_then(|_| next.next().copied()).unwrap_or(room))
+            .collect();
         let shape = Shape {
             level: self.level,
             layout: layout.md_number(),

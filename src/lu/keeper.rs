@@ -53,7 +53,10 @@ pub(super) struct Now {
 impl Now {
     pub(super) fn read() -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { monotonic: Instant::now(), wall: Time { seconds: wall.as_secs(), micros: wall.subsec_micros() } }
+        Now {
+            monotonic: Instant::now(),
+            wall: Time { seconds: wall.as_secs(), micros: wall.subsec_micros() },
+        }
     }
 }
 
@@ -220,7 +223,8 @@ impl Keeper {
         for slot in failed.iter() {
             let member = self.view.members.get(slot.index());
             let gone = member.is_none_or(|member| member.presence == Presence::Missing);
-            let known_missing = gone && self.members.list.first().is_some_and(|m| m.superblock.roles.contains(&slot.0));
+            let known_missing =
+                gone && self.members.list.first().is_some_and(|m| m.superblock.roles.contains(&slot.0));
             let bearable = self.board.geometry.tolerates(&self.view.incomplete().with(slot));
             // The last one that holds something is not given up: what it can still read is all there is.
             if (gone && !known_missing) || !bearable || !self.board.geometry.is_redundant() {
@@ -320,8 +324,12 @@ impl Keeper {
 
     /// Fails the members that refused a flush or a superblock. True if the tables changed.
     fn drop_refused(&mut self, round: &Round) -> bool {
-        let mut refused: Vec<_> =
-            round.refused.iter().filter_map(|&i| self.members.list.get(i)).map(|m| (m.disk, m.slot())).collect();
+        let mut refused: Vec<_> = round
+            .refused
+            .iter()
+            .filter_map(|&i| self.members.list.get(i))
+            .map(|m| (m.disk, m.slot()))
+            .collect();
         refused.dedup();
         for &(disk, slot) in &refused {
             match slot {
@@ -411,10 +419,11 @@ impl Keeper {
         if !geometry.is_redundant() {
             return;
         }
-        let rebuilding = self.view.members.iter().enumerate().find_map(|(slot, member)| match member.presence {
-            Presence::Below(watermark) => Some((Slot(slot as u16), watermark)),
-            _ => None,
-        });
+        let rebuilding =
+            self.view.members.iter().enumerate().find_map(|(slot, member)| match member.presence {
+                Presence::Below(watermark) => Some((Slot(slot as u16), watermark)),
+                _ => None,
+            });
         let goal = if self.view.synced_below != u64::MAX {
             Some((Goal::Resync, self.view.synced_below))
         } else {

@@ -163,7 +163,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let entries = std::fs::read_dir(path)
         .map_err(|e| Error::new(ErrorKind::Io, format!("cannot list {}", path.display())).with_source(e))?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| p.is_file()).collect();
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| p.is_file()).collect();
     files.sort();
     Ok(files)
 }

@@ -24,7 +24,13 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(disk: DiskId, name: String, superblock: Superblock, bytes: Vec<u8>, block: u32) -> Member {
+    pub(super) fn new(
+        disk: DiskId,
+        name: String,
+        superblock: Superblock,
+        bytes: Vec<u8>,
+        block: u32,
+    ) -> Member {
         Member { disk, name, superblock, bytes, block }
     }
 

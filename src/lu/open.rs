@@ -35,7 +35,9 @@ pub(super) struct Through(Option<Arc<Wrap>>);
 type Wrap = dyn Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync;
 
 impl Through {
-    pub(super) fn new(wrap: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static) -> Through {
+    pub(super) fn new(
+        wrap: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static,
+    ) -> Through {
         Through(Some(Arc::new(wrap)))
     }
 
@@ -187,7 +189,9 @@ impl Assemble {
         for candidate in &candidates {
             let info = backend.info(candidate.disk);
             let Ok(found) = &candidate.found else { continue };
-            if info.kind == DiskKind::File && found.superblock.data_offset.bytes() % u64::from(info.block) != 0 {
+            if info.kind == DiskKind::File
+                && found.superblock.data_offset.bytes() % u64::from(info.block) != 0
+            {
                 buffered = true;
             }
         }
@@ -216,7 +220,8 @@ impl Offered {
         let mut allow = Allow { stale: Vec::new(), dirty: how.allow_dirty };
         for path in &how.allow_stale {
             let wanted = FileDisk::open(path, Claim::Look)?;
-            let same = |c: &&Candidate| self.backend.disk(c.disk).is_some_and(|d| d.identity() == wanted.identity());
+            let same =
+                |c: &&Candidate| self.backend.disk(c.disk).is_some_and(|d| d.identity() == wanted.identity());
             match self.candidates.iter().find(same) {
                 Some(candidate) => allow.stale.push(candidate.disk),
                 None => {
@@ -228,7 +233,8 @@ impl Offered {
         let sets: Vec<Uuid> = sets(&self.candidates);
         if self.exactly && sets.len() > 1 {
             let of = |set: Uuid| {
-                let mut names = self.candidates.iter().filter(|c| set_of(c) == Some(set)).map(|c| c.name.as_str());
+                let mut names =
+                    self.candidates.iter().filter(|c| set_of(c) == Some(set)).map(|c| c.name.as_str());
                 names.next().unwrap_or_default().to_owned()
             };
             let text = format!(
@@ -244,7 +250,8 @@ impl Offered {
             let first = self.candidates.first();
             return Err(match first.map(|c| (&c.name, &c.found)) {
                 Some((name, Err(error))) => {
-                    let kind = if error.kind() == ErrorKind::NotFound { ErrorKind::Format } else { error.kind() };
+                    let kind =
+                        if error.kind() == ErrorKind::NotFound { ErrorKind::Format } else { error.kind() };
                     Error::new(kind, format!("{name}: {error}"))
                 }
                 _ => Error::new(ErrorKind::NotFound, "no disk offered"),
@@ -369,7 +376,9 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
         );
     }
     if joined.fates.iter().any(|fate| matches!(fate, Fate::Replacement(_))) {
-        return cannot("a disk is being replaced: let the kernel finish that first; until then it can be read".into());
+        return cannot(
+            "a disk is being replaced: let the kernel finish that first; until then it can be read".into(),
+        );
     }
     if !joined.newly_missing.is_empty() && !degraded {
         let slots = slots_named(&joined.newly_missing);
@@ -385,14 +394,16 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
 /// Starts an LU that may be started.
 pub(super) fn start(backend: Arc<dyn Backend>, joined: Joined, access: Access) -> Result<Lu> {
     let read_only = access == Access::Read;
-    let used = |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
+    let used =
+        |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
     let in_use: Vec<usize> = (0..joined.candidates.len()).filter(used).collect();
     let blocks = in_use.iter().map(|&i| backend.info(joined.candidates[i].disk).block);
     let block = blocks.max().unwrap_or(SECTOR as u32);
     let aligns = in_use.iter().map(|&i| backend.info(joined.candidates[i].disk).memory_align);
     let memory_align = aligns.max().unwrap_or(1).max(1) as usize;
     if !joined.geometry.size().bytes().is_multiple_of(u64::from(block)) && !read_only {
-        let text = format!("its size is no multiple of its members' block of {block} bytes: it can only be read");
+        let text =
+            format!("its size is no multiple of its members' block of {block} bytes: it can only be read");
         return Err(Error::new(ErrorKind::CannotStart, text));
     }
 
@@ -423,9 +434,8 @@ pub(super) fn start(backend: Arc<dyn Backend>, joined: Joined, access: Access) -
         if board.geometry.is_redundant() {
             let absent: &[Slot] = &joined.newly_missing;
             let machine = Keeper::new(&board, members, absent)?;
-            let thread = spawn(machine).map_err(|e| {
-                Error::new(ErrorKind::Io, "cannot start the keeper's thread").with_source(e)
-            })?;
+            let thread = spawn(machine)
+                .map_err(|e| Error::new(ErrorKind::Io, "cannot start the keeper's thread").with_source(e))?;
             keeper = Some(thread);
         }
     }

@@ -80,7 +80,14 @@ impl Core {
             wakes: false,
         };
         let own = Vec::with_capacity(16);
-        Ok(Core { engine, side, done: Vec::with_capacity(256), own, replies: VecDeque::with_capacity(depth), queue })
+        Ok(Core {
+            engine,
+            side,
+            done: Vec::with_capacity(256),
+            own,
+            replies: VecDeque::with_capacity(depth),
+            queue,
+        })
     }
 
     /// Submits a request. The caller has made sure that there is room.
@@ -191,7 +198,12 @@ impl Port for Side {
         self.disks.submit(tag, Op::Flush { disk: wire.disk });
     }
 
-    fn fold(&mut self, targets: &[Bytes], terms: &mut dyn Iterator<Item = (Bytes, [u8; 2])>, accumulate: bool) {
+    fn fold(
+        &mut self,
+        targets: &[Bytes],
+        terms: &mut dyn Iterator<Item = (Bytes, [u8; 2])>,
+        accumulate: bool,
+    ) {
         let kernels = self.board.kernels;
         let terms = terms.map(|(bytes, coef)| (span(bytes), coef));
         match *targets {
@@ -339,9 +351,11 @@ fn run_one(board: &Board, cell: &Arc<Cell>, lba: Lba, memory: Option<Lent>, want
     let mut place = Bytes { region: 0, offset: 0, len: 0 };
     if let Some(lent) = memory {
         let len = lent.len() as u32;
-        let id = core.side.memory.insert_lent(lent).ok_or_else(|| {
-            Error::new(ErrorKind::Busy, "no room for another buffer in this queue")
-        })?;
+        let id = core
+            .side
+            .memory
+            .insert_lent(lent)
+            .ok_or_else(|| Error::new(ErrorKind::Busy, "no room for another buffer in this queue"))?;
         region = Some(id);
         place = bytes(id, len);
     }
@@ -410,7 +424,12 @@ impl Queue {
         let depth = depth.clamp(1, 4096);
         let cell = Cell::open(board, depth)?;
         let board = board.clone();
-        Ok(Queue { cell, board, buffers: (0..depth).map(|_| None).collect(), free: (0..depth).rev().collect() })
+        Ok(Queue {
+            cell,
+            board,
+            buffers: (0..depth).map(|_| None).collect(),
+            free: (0..depth).rev().collect(),
+        })
     }
 
     /// Reads `buffer.len()` bytes from byte `offset` of the LU into `buffer`.
@@ -431,7 +450,13 @@ impl Queue {
         let lba = self.check(offset, buffer.len())?;
         super::refuse_read_only(&self.board)?;
         let keep = Keep::default();
-        self.submit(cookie, Some(buffer), |sectors, memory| Request::Write { lba, sectors, memory, fua, keep })
+        self.submit(cookie, Some(buffer), |sectors, memory| Request::Write {
+            lba,
+            sectors,
+            memory,
+            fua,
+            keep,
+        })
     }
 
     /// Makes stable what was acknowledged before, on any queue of the LU.
@@ -475,7 +500,8 @@ impl Queue {
         let end = offset.checked_add(len as u64);
         let size = self.board.geometry.size().bytes();
         if len == 0 || !offset.is_multiple_of(block) || !(len as u64).is_multiple_of(block) {
-            let text = format!("offset {offset} and length {len} must be multiples of {block} bytes, and not empty");
+            let text =
+                format!("offset {offset} and length {len} must be multiples of {block} bytes, and not empty");
             return Err(Error::new(ErrorKind::Usage, text));
         }
         if end.is_none_or(|end| end > size) {

@@ -225,7 +225,9 @@ impl Describe {
         }
         if !joined.newly_missing.is_empty() {
             let slots = super::slots_named(&joined.newly_missing);
-            status.warnings.push(format!("{slots} had a disk the last time; none of the disks at hand is it"));
+            status
+                .warnings
+                .push(format!("{slots} had a disk the last time; none of the disks at hand is it"));
         }
         status
     }
@@ -375,7 +377,8 @@ fn pending(geometry: &Geometry, view: &View) -> Option<Work> {
     let (kind, done, total) = if let Some((slot, watermark)) = rebuilding {
         (WorkKind::Rebuild, watermark.0, geometry.member_used(slot).0)
     } else if view.synced_below != u64::MAX {
-        let total = if geometry.synced_unit_is_lu() { geometry.size() } else { geometry.member_used(Slot(0)) };
+        let total =
+            if geometry.synced_unit_is_lu() { geometry.size() } else { geometry.member_used(Slot(0)) };
         (WorkKind::Resync, view.synced_below, total.0)
     } else {
         return None;

@@ -262,7 +262,11 @@ impl fmt::Display for Plan {
         }
         let ios = [("read ", &self.gather), ("write", &self.scatter)];
         for io in ios[0].1 {
-            writeln!(f, "  {} {} at {} rows {}..{} into {}", ios[0].0, io.slot, io.at.0, io.rows.start, io.rows.end, io.buf)?;
+            writeln!(
+                f,
+                "  {} {} at {} rows {}..{} into {}",
+                ios[0].0, io.slot, io.at.0, io.rows.start, io.rows.end, io.buf
+            )?;
         }
         for fold in &self.fold {
             write!(f, "  fold ")?;
@@ -276,7 +280,11 @@ impl fmt::Display for Plan {
             writeln!(f, " ({} sectors)", fold.sectors)?;
         }
         for io in ios[1].1 {
-            writeln!(f, "  {} {} at {} rows {}..{} from {}", ios[1].0, io.slot, io.at.0, io.rows.start, io.rows.end, io.buf)?;
+            writeln!(
+                f,
+                "  {} {} at {} rows {}..{} from {}",
+                ios[1].0, io.slot, io.at.0, io.rows.start, io.rows.end, io.buf
+            )?;
         }
         Ok(())
     }

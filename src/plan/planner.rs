@@ -145,9 +145,11 @@ fn synced_rows(map: &StripeMap<'_>, view: &View) -> u32 {
 fn bad_rows(bad: &[(MemberLba, MemberLba)], at: MemberLba, rows: Rows) -> impl Iterator<Item = Rows> + '_ {
     let (start, end) = (at.0 + u64::from(rows.start), at.0 + u64::from(rows.end));
     let first = bad.partition_point(|&(_, bad_end)| bad_end.0 <= start);
-    bad[first..].iter().take_while(move |(bad_start, _)| bad_start.0 < end).map(move |&(bad_start, bad_end)| {
-        Rows::new((bad_start.0.max(start) - at.0) as u32, (bad_end.0.min(end) - at.0) as u32)
-    })
+    bad[first..].iter().take_while(move |(bad_start, _)| bad_start.0 < end).map(
+        move |&(bad_start, bad_end)| {
+            Rows::new((bad_start.0.max(start) - at.0) as u32, (bad_end.0.min(end) - at.0) as u32)
+        },
+    )
 }
 
 fn overlaps_bad(bad: &[(MemberLba, MemberLba)], at: MemberLba, rows: Rows) -> bool {
@@ -272,7 +274,9 @@ impl Planner<'_> {
             cell.status = match member.presence {
                 Presence::Missing => Status::Gone,
                 _ if overlaps_bad(&member.bad, cell.at, rows) => Status::Gone,
-                Presence::Below(watermark) if cell.at + Sectors(u64::from(rows.start)) >= watermark => Status::Fill,
+                Presence::Below(watermark) if cell.at + Sectors(u64::from(rows.start)) >= watermark => {
+                    Status::Fill
+                }
                 _ if fault() => Status::Fill,
                 _ => Status::Good,
             };
@@ -297,7 +301,8 @@ impl Planner<'_> {
     /// Redundancy that does not agree yet is not believed, except where nothing else holds the data: the first good
     /// copy, and as many parities as there are data cells that cannot be read.
     fn distrust_unsynced(&mut self) {
-        let unreadable = |cell: &CellWork| matches!(cell.kind, CellKind::Data(_)) && cell.status != Status::Good;
+        let unreadable =
+            |cell: &CellWork| matches!(cell.kind, CellKind::Data(_)) && cell.status != Status::Good;
         let mut keep = if self.map.parities() == 0 {
             1
         } else {
@@ -610,8 +615,9 @@ impl Planner<'_> {
     }
 
     fn good_parity(&self, kind: CellKind) -> Option<u16> {
-        (self.data_cells()..self.map.cells())
-            .find(|&cell| self.status(cell) == Status::Good && self.scratch.cells[usize::from(cell)].kind == kind)
+        (self.data_cells()..self.map.cells()).find(|&cell| {
+            self.status(cell) == Status::Good && self.scratch.cells[usize::from(cell)].kind == kind
+        })
     }
 
     /// A good copy, starting at the preferred leg; one that is to be avoided only if there is no other.
@@ -676,7 +682,8 @@ impl Planner<'_> {
 /// Appends an operation, or lengthens the cell's last one if this goes on where that ends, on disk and in memory.
 fn push(ios: &mut Vec<Io>, last: &mut u32, slot: Slot, at: MemberLba, cell: u16, rows: Rows, buf: Buf) {
     if let Some(io) = ios.get_mut(*last as usize) {
-        if io.rows.end == rows.start && io.buf.base == buf.base && io.buf.sector + io.rows.len() == buf.sector {
+        if io.rows.end == rows.start && io.buf.base == buf.base && io.buf.sector + io.rows.len() == buf.sector
+        {
             io.rows.end = rows.end;
             return;
         }

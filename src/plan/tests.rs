@@ -49,8 +49,10 @@ fn geometry(level: Level, layout: &str, slots: u16) -> Geometry {
     let chunk = if level == Level::Raid1 { Sectors(0) } else { Sectors(u64::from(CHUNK)) };
     let component = Sectors(u64::from(CHUNK) * 64);
     let members = alloc::vec![component; usize::from(slots)];
-    let layout = if layout.is_empty() { Layout::default_for(level) } else { Layout::parse(level, layout).unwrap() };
-    Geometry::new(&Shape { level, layout: layout.md_number(), chunk, slots, component, members: &members }).unwrap()
+    let layout =
+        if layout.is_empty() { Layout::default_for(level) } else { Layout::parse(level, layout).unwrap() };
+    Geometry::new(&Shape { level, layout: layout.md_number(), chunk, slots, component, members: &members })
+        .unwrap()
 }
 
 /// One stripe with its members' ailments and the bytes on it, one byte a sector.
@@ -66,7 +68,13 @@ struct Case<'g> {
 }
 
 impl<'g> Case<'g> {
-    fn new(map: StripeMap<'g>, slots: u16, ill: &[(u16, Ailment)], in_sync: bool, random: &mut Random) -> Case<'g> {
+    fn new(
+        map: StripeMap<'g>,
+        slots: u16,
+        ill: &[(u16, Ailment)],
+        in_sync: bool,
+        random: &mut Random,
+    ) -> Case<'g> {
         let mut view = View::healthy(slots);
         let mut faults = Vec::new();
         for &(cell, ailment) in ill {
@@ -101,7 +109,11 @@ impl<'g> Case<'g> {
     }
 
     fn data_cells(&self) -> usize {
-        usize::from(self.map.cells() - u16::from(self.map.parities())).min(if self.map.parities() == 0 { 1 } else { 9999 })
+        usize::from(self.map.cells() - u16::from(self.map.parities())).min(if self.map.parities() == 0 {
+            1
+        } else {
+            9999
+        })
     }
 
     /// The worth of every cell and row, derived on its own from the ailments.
@@ -130,7 +142,8 @@ impl<'g> Case<'g> {
         let mirror = self.map.parities() == 0;
         for row in 0..CHUNK as usize {
             let k = self.data_cells();
-            let mut trusted = if mirror { 1 } else { (0..k).filter(|&d| self.worth[d][row] != Worth::Good).count() };
+            let mut trusted =
+                if mirror { 1 } else { (0..k).filter(|&d| self.worth[d][row] != Worth::Good).count() };
             for cell in if mirror { 0 } else { k }..cells {
                 if self.worth[cell][row] == Worth::Good {
                     if trusted > 0 {
@@ -168,7 +181,9 @@ impl<'g> Case<'g> {
     }
 
     fn parities(&self, row: usize, test: impl Fn(Worth) -> bool) -> usize {
-        (self.data_cells()..self.worth.len()).filter(|&c| self.map.parities() > 0 && test(self.worth[c][row])).count()
+        (self.data_cells()..self.worth.len())
+            .filter(|&c| self.map.parities() > 0 && test(self.worth[c][row]))
+            .count()
     }
 
     /// Can this data sector be known?
@@ -192,7 +207,10 @@ impl<'g> Case<'g> {
             let place = self.map.cell(io.cell);
             assert_eq!((io.slot, io.at), (place.slot, place.at + Sectors(u64::from(io.rows.start))));
             for (i, row) in (io.rows.start..io.rows.end).enumerate() {
-                assert!(self.worth[usize::from(io.cell)][row as usize] == Worth::Good, "reads what it must not\n{plan}");
+                assert!(
+                    self.worth[usize::from(io.cell)][row as usize] == Worth::Good,
+                    "reads what it must not\n{plan}"
+                );
                 at(io.buf, &mut lanes, client)[i] = self.disk[usize::from(io.cell)][row as usize];
             }
         }
@@ -210,7 +228,10 @@ impl<'g> Case<'g> {
         }
         for io in &plan.scatter {
             for (i, row) in (io.rows.start..io.rows.end).enumerate() {
-                assert!(self.worth[usize::from(io.cell)][row as usize] != Worth::Gone, "writes to nothing\n{plan}");
+                assert!(
+                    self.worth[usize::from(io.cell)][row as usize] != Worth::Gone,
+                    "writes to nothing\n{plan}"
+                );
                 self.disk[usize::from(io.cell)][row as usize] = at(io.buf, &mut lanes, client)[i];
             }
         }
@@ -224,12 +245,20 @@ impl<'g> Case<'g> {
             for row in 0..CHUNK as usize {
                 match (self.worth[cell][row], touched(cell, row)) {
                     (Worth::Gone, _) | (_, false) => {
-                        assert_eq!(self.disk[cell][row], before[cell][row], "cell {cell} row {row} changed\n{plan}");
+                        assert_eq!(
+                            self.disk[cell][row], before[cell][row],
+                            "cell {cell} row {row} changed\n{plan}"
+                        );
                     }
-                    (_, true) => assert_eq!(self.disk[cell][row], truth[cell][row], "cell {cell} row {row}\n{plan}"),
+                    (_, true) => {
+                        assert_eq!(self.disk[cell][row], truth[cell][row], "cell {cell} row {row}\n{plan}")
+                    }
                 }
                 if self.worth[cell][row] == Worth::Good {
-                    assert_eq!(self.disk[cell][row], truth[cell][row], "good cell {cell} row {row} is wrong\n{plan}");
+                    assert_eq!(
+                        self.disk[cell][row], truth[cell][row],
+                        "good cell {cell} row {row} is wrong\n{plan}"
+                    );
                 }
             }
         }
@@ -241,7 +270,8 @@ fn pieces_of(subset: u32, k: usize, split: bool) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for d in 0..k {
         let bits = subset >> (d * 2) & 3;
-        let run = |a: u32, b: u32| Piece { data: d as u16, rows: Rows::new(ACTIVE.start + a, ACTIVE.start + b) };
+        let run =
+            |a: u32, b: u32| Piece { data: d as u16, rows: Rows::new(ACTIVE.start + a, ACTIVE.start + b) };
         match bits {
             1 => pieces.push(run(0, 1)),
             2 => pieces.push(run(1, 2)),
@@ -272,17 +302,30 @@ fn try_reads(case: &mut Case<'_>, subset: u32, plan: &mut Plan, tally: &mut Tall
             tally.lost += 1;
             continue;
         }
-        let mut client: Vec<Vec<u8>> = pieces.iter().map(|p| alloc::vec![0xDDu8; p.rows.len() as usize]).collect();
+        let mut client: Vec<Vec<u8>> =
+            pieces.iter().map(|p| alloc::vec![0xDDu8; p.rows.len() as usize]).collect();
         case.run(plan, &pieces, &mut client);
         assert!(plan.scatter.is_empty());
         for (piece, bytes) in pieces.iter().zip(&client) {
             let rows = piece.rows.start as usize..piece.rows.end as usize;
-            assert_eq!(bytes[..], case.data[usize::from(piece.data)][rows], "{pieces:?} {:?}\n{plan}", case.view);
+            assert_eq!(
+                bytes[..],
+                case.data[usize::from(piece.data)][rows],
+                "{pieces:?} {:?}\n{plan}",
+                case.view
+            );
         }
     }
 }
 
-fn try_writes(case: &mut Case<'_>, subset: u32, split: bool, plan: &mut Plan, random: &mut Random, tally: &mut Tally) {
+fn try_writes(
+    case: &mut Case<'_>,
+    subset: u32,
+    split: bool,
+    plan: &mut Plan,
+    random: &mut Random,
+    tally: &mut Tally,
+) {
     let k = case.data_cells();
     let pieces = pieces_of(subset, k, split);
     let wanted = |d: usize, row: usize| {
@@ -290,18 +333,20 @@ fn try_writes(case: &mut Case<'_>, subset: u32, split: bool, plan: &mut Plan, ra
     };
     let row_is_touched = |row: usize| (0..k).any(|d| wanted(d, row));
     // What theory says: every row that is touched can be given right parity and read back.
-    let possible = (ACTIVE.start as usize..ACTIVE.end as usize).filter(|&row| row_is_touched(row)).all(|row| {
-        if case.map.parities() == 0 {
-            return case.worth.iter().any(|cell| cell[row] == Worth::Good);
-        }
-        let lost_written = (0..k).filter(|&d| wanted(d, row) && case.worth[d][row] != Worth::Good).count();
-        let lost_kept = case.lost_data(row) - lost_written;
-        let alive = case.parities(row, |w| w != Worth::Gone);
-        let good = case.parities(row, |w| w == Worth::Good);
-        let readable_after = lost_written == 0 || lost_written + lost_kept <= alive;
-        let modify = lost_written == 0 && good == alive;
-        readable_after && (alive == 0 || lost_kept == 0 || modify || case.lost_data(row) <= good)
-    });
+    let possible =
+        (ACTIVE.start as usize..ACTIVE.end as usize).filter(|&row| row_is_touched(row)).all(|row| {
+            if case.map.parities() == 0 {
+                return case.worth.iter().any(|cell| cell[row] == Worth::Good);
+            }
+            let lost_written =
+                (0..k).filter(|&d| wanted(d, row) && case.worth[d][row] != Worth::Good).count();
+            let lost_kept = case.lost_data(row) - lost_written;
+            let alive = case.parities(row, |w| w != Worth::Gone);
+            let good = case.parities(row, |w| w == Worth::Good);
+            let readable_after = lost_written == 0 || lost_written + lost_kept <= alive;
+            let modify = lost_written == 0 && good == alive;
+            readable_after && (alive == 0 || lost_kept == 0 || modify || case.lost_data(row) <= good)
+        });
     let result = super::plan(&case.map, &case.view, &case.faults, 0, Want::Write(&pieces), plan);
     tally.plans += 1;
     assert_eq!(result.is_ok(), possible, "{pieces:?} {:?}\n{plan}", case.view);
@@ -319,7 +364,11 @@ fn try_writes(case: &mut Case<'_>, subset: u32, split: bool, plan: &mut Plan, ra
         }
     }
     let mirror = case.map.parities() == 0;
-    case.verify(&before_disk, |cell, row| if mirror || cell >= k { row_is_touched(row) } else { wanted(cell, row) }, plan);
+    case.verify(
+        &before_disk,
+        |cell, row| if mirror || cell >= k { row_is_touched(row) } else { wanted(cell, row) },
+        plan,
+    );
     if case.faults.is_empty() && case.worth.iter().flatten().all(|w| *w == Worth::Good) && !mirror {
         // The cheapest way, per row.
         let m = case.worth.len() - k;

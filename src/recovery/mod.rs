@@ -122,7 +122,11 @@ mod tests {
         let geometry = geometry(Level::Raid5, "left-symmetric", 4);
         let mut walk = Walk::new(&geometry, Goal::Resync, 13, 3);
         let rows: Vec<_> = core::iter::from_fn(|| walk.next(&geometry)).collect();
-        assert_eq!(rows.iter().map(|r| r.0).collect::<Vec<_>>(), [8, 16, 24], "begins with the stripe of sector 13");
+        assert_eq!(
+            rows.iter().map(|r| r.0).collect::<Vec<_>>(),
+            [8, 16, 24],
+            "begins with the stripe of sector 13"
+        );
         walk.done(16);
         assert_eq!(walk.watermark(), 8);
         walk.done(8);
@@ -138,9 +142,12 @@ mod tests {
 
     #[test]
     fn a_rebuild_reaches_every_stripe_of_the_slot() {
-        for (level, layout, slots) in
-            [(Level::Raid10, "f2", 3), (Level::Raid10, "n2", 5), (Level::Raid10, "o2", 4), (Level::Raid6, "ls", 5)]
-        {
+        for (level, layout, slots) in [
+            (Level::Raid10, "f2", 3),
+            (Level::Raid10, "n2", 5),
+            (Level::Raid10, "o2", 4),
+            (Level::Raid6, "ls", 5),
+        ] {
             let geometry = geometry(level, layout, slots);
             for slot in 0..slots {
                 let slot = Slot(slot);
