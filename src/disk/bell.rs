@@ -35,7 +35,8 @@ impl Bell {
         rung
     }
 
-    /// Makes the descriptor unreadable. Comes before [`Bell::answer`]: after it, a new ring makes it readable again.
+    /// Makes the descriptor unreadable. Comes before [`Bell::answer`]: after it, a new ring makes it readable
+    /// again.
     pub(super) fn silence(&self) {
         // Nothing to read means that somebody was faster; no harm.
         let _ = rustix::io::read(&self.fd, &mut [0; 8]);

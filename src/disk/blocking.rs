@@ -1,7 +1,7 @@
 //! One read, write or flush after the other, each waited for: for metadata.
 //!
-//! Promises: any place and length in bytes; the I/O below is whole blocks of the disk, a write of part of a block reads
-//! the rest first. Errors name the disk and the place. Any thread may call; calls take turns.
+//! Promises: any place and length in bytes; the I/O below is whole blocks of the disk, a write of part of a
+//! block reads the rest first. Errors name the disk and the place. Any thread may call; calls take turns.
 //!
 //! Refuses to know: what is read and written.
 
@@ -60,7 +60,8 @@ impl<B: Backend> Blocking<B> {
         .map_err(|failure| self.error("read", disk, at, len, failure))
     }
 
-    /// Writes `bytes` to `disk`, from `at` on; with `fua`, durably. Not atomic towards others that write the same block.
+    /// Writes `bytes` to `disk`, from `at` on; with `fua`, durably. Not atomic towards others that write the
+    /// same block.
     ///
     /// # Errors
     /// [`Io`](ErrorKind::Io), with the [`Failure`] as its source, also if the range is past the end.
@@ -131,7 +132,8 @@ impl<B: Backend> Blocking<B> {
     }
 }
 
-/// Whole blocks `first..last` on the disk, of which `from..to` is asked for; all in bytes. `done` bytes came before.
+/// Whole blocks `first..last` on the disk, of which `from..to` is asked for; all in bytes. `done` bytes came
+/// before.
 #[derive(Clone, Copy)]
 struct Window {
     first: u64,

@@ -1,26 +1,29 @@
-//! Names for memory. Everything above this floor moves names of buffers ([`Span`]s), not bytes; here they become bytes.
+//! Names for memory. Everything above this floor moves names of buffers ([`Span`]s), not bytes; here they
+//! become bytes.
 //!
-//! A queue owns one [`Memory`]: a table of regions. A region is a buffer given for good ([`AlignedBuf`]), a buffer
-//! lent by a caller for the length of a closure ([`lend`], [`lend_const`]), or a block of the pool made at the start.
-//! While a disk works on a part of a region, that part is *in flight*: it is lent out as an [`IoBuf`] until
-//! [`Memory::done`] takes it back.
+//! A queue owns one [`Memory`]: a table of regions. A region is a buffer given for good ([`AlignedBuf`]), a
+//! buffer lent by a caller for the length of a closure ([`lend`], [`lend_const`]), or a block of the pool
+//! made at the start. While a disk works on a part of a region, that part is *in flight*: it is lent out as
+//! an [`IoBuf`] until [`Memory::done`] takes it back.
 //!
-//! Promises. The interface is safe: whatever is called in whatever order, no byte is written while somebody else
-//! may look at it, and no buffer is freed while a disk may touch it. Breaking the rules is a bug of the caller and
-//! panics (a check of a few comparisons, always on); memory whose I/O never came back is leaked; a lent buffer
-//! that is still named when its closure ends aborts the process, since its owner is about to reuse it. Nothing
-//! here allocates after construction, except when a region has more than [`FLIGHTS`] transfers in flight.
+//! Promises. The interface is safe: whatever is called in whatever order, no byte is written while somebody
+//! else may look at it, and no buffer is freed while a disk may touch it. Breaking the rules is a bug of the
+//! caller and panics (a check of a few comparisons, always on); memory whose I/O never came back is leaked; a
+//! lent buffer that is still named when its closure ends aborts the process, since its owner is about to
+//! reuse it. Nothing here allocates after construction, except when a region has more than [`FLIGHTS`]
+//! transfers in flight.
 //!
 //! Refuses to know: disks, sectors, stripes.
 //!
 //! # Why it is sound
 //!
-//! 1. Memory of two regions never overlaps, unless both are lent for reading only: owned buffers and lent mutable
-//!    ones are unique by type (a [`Lent`] cannot be cloned, only split), pool blocks by the pool's map.
-//! 2. Per region, the ranges in flight are kept in a list. A range being read into by a disk overlaps no other
-//!    range in flight; a range being written from overlaps only others of its sort.
-//! 3. `&mut Memory` methods write only outside all ranges in flight; `&Memory` methods read only outside ranges a
-//!    disk reads into. An [`IoBuf`] gives access to its own range only.
+//! 1. Memory of two regions never overlaps, unless both are lent for reading only: owned buffers and lent
+//!    mutable ones are unique by type (a [`Lent`] cannot be cloned, only split), pool blocks by the pool's
+//!    map.
+//! 2. Per region, the ranges in flight are kept in a list. A range being read into by a disk overlaps no
+//!    other range in flight; a range being written from overlaps only others of its sort.
+//! 3. `&mut Memory` methods write only outside all ranges in flight; `&Memory` methods read only outside
+//!    ranges a disk reads into. An [`IoBuf`] gives access to its own range only.
 //! 4. An [`IoBuf`] that is never handed back keeps its range in flight for ever, and a `Memory` dropped with
 //!    ranges in flight leaks what lies under them. So the pointer in an `IoBuf` never dangles.
 #![allow(unsafe_code)]
@@ -108,9 +111,9 @@ fn overlap(a: std::ops::Range<u32>, b: std::ops::Range<u32>) -> bool {
     a.start.max(b.start) < a.end.min(b.end)
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // Memory
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
 /// All memory of one queue: regions by name, and a pool.
 pub struct Memory {
@@ -147,8 +150,8 @@ struct Flight {
     into: bool,
 }
 
-// SAFETY: `Memory` owns what its pointers point to or holds it exclusively (`Lent` is `Send`); nothing in it is tied
-// to a thread.
+// SAFETY: `Memory` owns what its pointers point to or holds it exclusively (`Lent` is `Send`); nothing in it
+// is tied to a thread.
 unsafe impl Send for Memory {}
 // SAFETY: methods on `&Memory` only read, and only where no `IoBuf` may write (point 3 in the file's head).
 unsafe impl Sync for Memory {}
@@ -178,7 +181,8 @@ impl Memory {
         }
     }
 
-    /// Takes a buffer. `None` (and the buffer is gone) if there is no room ([`Memory::room`]) or it is 4 GiB or more.
+    /// Takes a buffer. `None` (and the buffer is gone) if there is no room ([`Memory::room`]) or it is 4 GiB
+    /// or more.
     pub fn insert_owned(&mut self, mut buf: AlignedBuf) -> Option<RegionId> {
         let len = u32::try_from(buf.len()).ok()?;
         let base = NonNull::from(&mut buf[..]).cast();
@@ -264,7 +268,8 @@ impl Memory {
         self.launch(span, ptr, true)
     }
 
-    /// Hands `span` to a disk to write from. Until [`Memory::done`], it may be read, also by other disks, but not changed.
+    /// Hands `span` to a disk to write from. Until [`Memory::done`], it may be read, also by other disks, but
+    /// not changed.
     ///
     /// # Panics
     /// If the span is outside its region or overlaps a range a disk is reading into.
@@ -299,8 +304,8 @@ impl Memory {
         assert_eq!(dst.len, src.len, "copy of unequal lengths");
         assert!(!dst.overlaps(src), "copy of {src:?} onto itself, {dst:?}");
         let (to, from) = (self.writable(dst), self.readable(src));
-        // SAFETY: both ranges are inside live regions, `to` is free for writing and `from` for reading, and they do
-        // not overlap (other region, or checked above; see point 1 in the file's head).
+        // SAFETY: both ranges are inside live regions, `to` is free for writing and `from` for reading, and
+        // they do not overlap (other region, or checked above; see point 1 in the file's head).
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), dst.len as usize) };
     }
 
@@ -350,9 +355,9 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(to.as_ptr(), span.len as usize) }
     }
 
-    /// Parity: `dst[i] = sum of coef[i] * span` over `terms`, in GF(2^8), plus what `dst[i]` held if `accumulate`.
-    /// `dst` is one or two spans. Works in slices of 16 KiB across all operands, so that both sums are made while
-    /// the operands are in the L2 cache.
+    /// Parity: `dst[i] = sum of coef[i] * span` over `terms`, in GF(2^8), plus what `dst[i]` held if
+    /// `accumulate`. `dst` is one or two spans. Works in slices of 16 KiB across all operands, so that both
+    /// sums are made while the operands are in the L2 cache.
     ///
     /// # Panics
     /// If lengths differ, `dst` overlaps a term or itself, or a span is not free for its use.
@@ -391,8 +396,8 @@ impl Memory {
             }
             for (start, len) in slices(first.len as usize) {
                 for (source, &(ptr, coef)) in sources.iter_mut().zip(&group[..n]) {
-                    // SAFETY: `start + len` is within the span, which is readable while `self` is borrowed; targets
-                    // do not overlap it (checked above).
+                    // SAFETY: `start + len` is within the span, which is readable while `self` is borrowed;
+                    // targets do not overlap it (checked above).
                     let bytes = unsafe { std::slice::from_raw_parts(ptr.as_ptr().add(start), len) };
                     *source = Source { bytes, coef };
                 }
@@ -531,13 +536,13 @@ fn slices(len: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..len).step_by(SLICE).map(move |start| (start, SLICE.min(len - start)))
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // What a disk gets
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
-/// Memory a disk is working on: handed out by [`Memory::io_read_into`] or [`Memory::io_write_from`], given to the
-/// disk with the operation, returned with the completion, handed back by [`Memory::done`]. One that is lost instead
-/// keeps its memory from being reused or freed for ever.
+/// Memory a disk is working on: handed out by [`Memory::io_read_into`] or [`Memory::io_write_from`], given to
+/// the disk with the operation, returned with the completion, handed back by [`Memory::done`]. One that is
+/// lost instead keeps its memory from being reused or freed for ever.
 #[must_use = "hand it to a disk, then back by Memory::done"]
 pub struct IoBuf {
     ptr: NonNull<u8>,
@@ -604,9 +609,9 @@ impl fmt::Debug for IoBuf {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // Where memory comes from
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
 /// A buffer of its own: zeroed when made, aligned to 4096 bytes, a multiple of 512 bytes long.
 pub struct AlignedBuf {
@@ -677,8 +682,8 @@ impl fmt::Debug for AlignedBuf {
     }
 }
 
-/// A buffer lent for the length of a [`lend`] or [`lend_const`]. It can be given to a [`Memory`] of any thread, but must be
-/// back (dropped, or removed and dropped) before the closure ends.
+/// A buffer lent for the length of a [`lend`] or [`lend_const`]. It can be given to a [`Memory`] of any
+/// thread, but must be back (dropped, or removed and dropped) before the closure ends.
 pub struct Lent {
     base: NonNull<u8>,
     len: usize,
@@ -687,7 +692,8 @@ pub struct Lent {
     out: NonNull<AtomicUsize>,
 }
 
-// SAFETY: a `Lent` is the right to use its bytes, exclusively if writable; both are `Send`, and its count is atomic.
+// SAFETY: a `Lent` is the right to use its bytes, exclusively if writable; both are `Send`, and its count is
+// atomic.
 unsafe impl Send for Lent {}
 // SAFETY: `&Lent` gives no access to the bytes.
 unsafe impl Sync for Lent {}
@@ -722,8 +728,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // SAFETY: the counter lives as long as any loan, and until this `fetch_sub` `self` is one. `Release`: all use
-        // of the bytes comes before it.
+        // SAFETY: the counter lives as long as any loan, and until this `fetch_sub` `self` is one. `Release`:
+        // all use of the bytes comes before it.
         unsafe { self.out.as_ref() }.fetch_sub(1, Ordering::Release);
     }
 }
@@ -734,9 +740,9 @@ impl fmt::Debug for Lent {
     }
 }
 
-/// Lends `bytes` to whatever `f` drives, without copying them. If the loan is still out when `f` returns or unwinds
-/// (given to a thread that has not dropped it, or in flight), waits for it up to ten seconds and then **aborts the
-/// process**: the memory is about to be used by its owner again.
+/// Lends `bytes` to whatever `f` drives, without copying them. If the loan is still out when `f` returns or
+/// unwinds (given to a thread that has not dropped it, or in flight), waits for it up to ten seconds and then
+/// **aborts the process**: the memory is about to be used by its owner again.
 pub fn lend<R>(bytes: &mut [u8], f: impl FnOnce(Lent) -> R) -> R {
     let scope = Scope { out: AtomicUsize::new(1), bytes: PhantomData };
     let base = NonNull::from(&mut *bytes).cast();
@@ -772,8 +778,9 @@ impl Drop for Scope<'_> {
     }
 }
 
-/// Blocks of 4 KiB in one buffer, with a bit for each. Takes the first run of free blocks that is long enough, looking
-/// from where the last one ended. A few words are looked at in the usual case, all of them (a bit per 4 KiB) in the worst.
+/// Blocks of 4 KiB in one buffer, with a bit for each. Takes the first run of free blocks that is long
+/// enough, looking from where the last one ended. A few words are looked at in the usual case, all of them (a
+/// bit per 4 KiB) in the worst.
 struct Pool {
     memory: AlignedBuf,
     /// A set bit is a free block.

@@ -1,16 +1,16 @@
 //! Who holds a disk: mounts, swap, devices built on top, locks; and what a device itself is a part of.
 //!
-//! All from `/proc` and `/sys`, read when asked. Promises: a plain answer to show to a person, or none if it cannot be
-//! found out; never an error, never a wait. The refusal itself is the kernel's (`O_EXCL`, `flock`), in
-//! [`file`](super::file); here are the reasons, and the uses of a disk that the kernel does not refuse.
+//! All from `/proc` and `/sys`, read when asked. Promises: a plain answer to show to a person, or none if it
+//! cannot be found out; never an error, never a wait. The refusal itself is the kernel's (`O_EXCL`, `flock`),
+//! in [`file`](super::file); here are the reasons, and the uses of a disk that the kernel does not refuse.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Why the file or block device at `path` is somebody's already, if it is: "mounted on /home", "used as swap",
-/// "part of md127", "partition sda1 is mounted on /". A partition counts as used if its disk is as a whole, a file if a
-/// loop device over it is.
+/// Why the file or block device at `path` is somebody's already, if it is: "mounted on /home", "used as
+/// swap", "part of md127", "partition sda1 is mounted on /". A partition counts as used if its disk is as a
+/// whole, a file if a loop device over it is.
 pub fn in_use(path: impl AsRef<Path>) -> Option<String> {
     let path = path.as_ref();
     let m = fs::metadata(path).ok()?;
@@ -85,7 +85,8 @@ fn mounted_on(device: u64) -> Option<String> {
     mount_point(&mounts, (major(device), minor(device)), |source| is_device(source, device))
 }
 
-/// Is the node at `path` this device? Only below `/dev`: what is elsewhere may be on a file system that hangs.
+/// Is the node at `path` this device? Only below `/dev`: what is elsewhere may be on a file system that
+/// hangs.
 fn is_device(path: &str, device: u64) -> bool {
     path.starts_with("/dev/")
         && fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == device)
@@ -153,10 +154,12 @@ fn minor(device: u64) -> u32 {
     rustix::fs::minor(device)
 }
 
-/// The process id in the first `flock` line of `/proc/locks` for `inode` on the file system with number `device`. Where
-/// the file system shows files another device number than its own (btrfs, overlays), by the inode alone.
+/// The process id in the first `flock` line of `/proc/locks` for `inode` on the file system with number
+/// `device`. Where the file system shows files another device number than its own (btrfs, overlays), by the
+/// inode alone.
 ///
-/// A line: `1: FLOCK  ADVISORY  WRITE 812 08:01:5242 0 EOF`, the device in hexadecimal; ` -> ` marks who waits.
+/// A line: `1: FLOCK  ADVISORY  WRITE 812 08:01:5242 0 EOF`, the device in hexadecimal; ` -> ` marks who
+/// waits.
 fn lock_holder(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
@@ -173,7 +176,8 @@ fn lock_holder(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
     exact.or_else(|| holders().next()).map(|(_, pid)| pid)
 }
 
-/// Where a device is mounted, by its number, or by the mount's source for file systems with numbers of their own (btrfs).
+/// Where a device is mounted, by its number, or by the mount's source for file systems with numbers of their
+/// own (btrfs).
 ///
 /// A line: `36 35 98:0 /root /mnt rw,noatime shared:1 - ext4 /dev/sda1 rw`.
 fn mount_point(mounts: &str, device: (u32, u32), is_device: impl Fn(&str) -> bool) -> Option<String> {

@@ -1,15 +1,15 @@
 //! A wrapper around any backend that makes disks fail: by script or by chance, repeatable from a seed.
 //!
-//! The faults: an operation fails, with or without having been done; a transfer comes back short; a completion
-//! is held while others pass it; a write is acknowledged and lost; a read brings a flipped bit; a disk is gone. A
-//! [`Fault`] says which operations it strikes, how often and how likely; the first rule that applies decides. Rules
-//! are changed while queues are at work, through a [`Faults`] handle.
+//! The faults: an operation fails, with or without having been done; a transfer comes back short; a
+//! completion is held while others pass it; a write is acknowledged and lost; a read brings a flipped bit; a
+//! disk is gone. A [`Fault`] says which operations it strikes, how often and how likely; the first rule that
+//! applies decides. Rules are changed while queues are at work, through a [`Faults`] handle.
 //!
-//! Promises: each operation still completes exactly once. With one queue driven by one thread, the same seed and the
-//! same operations give the same faults. Without rules, everything passes unchanged.
+//! Promises: each operation still completes exactly once. With one queue driven by one thread, the same seed
+//! and the same operations give the same faults. Without rules, everything passes unchanged.
 //!
-//! Refuses to know: time. Delay is counted in completions of the same queue, so nothing waits on a clock; and held
-//! completions do not make [`Disks::event_fd`] readable.
+//! Refuses to know: time. Delay is counted in completions of the same queue, so nothing waits on a clock; and
+//! held completions do not make [`Disks::event_fd`] readable.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -40,7 +40,8 @@ pub enum Effect {
     Flip,
 }
 
-/// A rule: which operations a fault strikes, how often, how likely. Made by [`Fault::new`], narrowed by the rest.
+/// A rule: which operations a fault strikes, how often, how likely. Made by [`Fault::new`], narrowed by the
+/// rest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
     effect: Effect,
@@ -131,7 +132,8 @@ impl Faults {
         rules.gone.clear();
     }
 
-    /// Pulls a disk out: everything on it fails as [`Failure::GONE`], also what is in flight; or puts it back.
+    /// Pulls a disk out: everything on it fails as [`Failure::GONE`], also what is in flight; or puts it
+    /// back.
     pub fn set_gone(&self, disk: DiskId, gone: bool) {
         let mut rules = self.rules();
         match gone {
@@ -321,7 +323,8 @@ impl FaultyQueue {
         None
     }
 
-    /// Lets go of what was held long enough, as others have `passed`; of everything if nothing else is to come.
+    /// Lets go of what was held long enough, as others have `passed`; of everything if nothing else is to
+    /// come.
     fn release(&mut self, out: &mut Vec<Done>, passed: u32) {
         for (_, count) in &mut self.held {
             *count = count.saturating_sub(passed);

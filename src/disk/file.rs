@@ -1,15 +1,16 @@
 //! Files and block devices as disks: opening them, with or without a claim, and the backend that drives them.
 //!
-//! Promises. A disk opened [`Access::Exclusive`] is nobody else's: a device is claimed from the kernel (`O_EXCL`, as
-//! mounting does) and its node locked (`flock`, as udev respects), a file is locked; who holds a busy one is said in the
-//! error. Opening never creates or changes anything, and never touches what is neither file nor block device. The
-//! page cache is bypassed where that is possible.
+//! Promises. A disk opened [`Access::Exclusive`] is nobody else's: a device is claimed from the kernel
+//! (`O_EXCL`, as mounting does) and its node locked (`flock`, as udev respects), a file is locked; who holds
+//! a busy one is said in the error. Opening never creates or changes anything, and never touches what is
+//! neither file nor block device. The page cache is bypassed where that is possible.
 //!
 //! Refuses to know: what is on the disk.
 //!
-//! Engines. io_uring, unless the system forbids it or nothing is gained; see [`IoMode`]. Each disk is asked at opening
-//! whether it can answer without blocking (`RWF_NOWAIT`); if not (tmpfs, zram), io_uring would hand every
-//! operation to a worker thread, and plain system calls are used for that disk, also in a queue with a ring.
+//! Engines. io_uring, unless the system forbids it or nothing is gained; see [`IoMode`]. Each disk is asked
+//! at opening whether it can answer without blocking (`RWF_NOWAIT`); if not (tmpfs, zram), io_uring would
+//! hand every operation to a worker thread, and plain system calls are used for that disk, also in a queue
+//! with a ring.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind as IoKind, IoSliceMut, Seek, SeekFrom};
@@ -66,14 +67,15 @@ impl FileDisk {
     /// Opens the file or block device at `path`, bypassing the page cache if it can be.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) if there is nothing; [`Usage`](ErrorKind::Usage) if it is not a file or block device;
-    /// [`Busy`](ErrorKind::Busy), naming the holder, if somebody else has a claim or uses it; [`Io`](ErrorKind::Io) for the rest.
+    /// [`NotFound`](ErrorKind::NotFound) if there is nothing; [`Usage`](ErrorKind::Usage) if it is not a file
+    /// or block device; [`Busy`](ErrorKind::Busy), naming the holder, if somebody else has a claim or uses
+    /// it; [`Io`](ErrorKind::Io) for the rest.
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<FileDisk> {
         FileDisk::open_as(path.as_ref(), access, true)
     }
 
-    /// The same through the page cache: blocks of 512 bytes on a file, and no need for aligned memory. A device's
-    /// block stays its logical one.
+    /// The same through the page cache: blocks of 512 bytes on a file, and no need for aligned memory. A
+    /// device's block stays its logical one.
     ///
     /// # Errors
     /// As [`FileDisk::open`].
@@ -130,7 +132,8 @@ impl FileDisk {
         self.identity
     }
 
-    /// Do the two share storage: the same disk, a disk and a partition of it, a file and a loop device over it?
+    /// Do the two share storage: the same disk, a disk and a partition of it, a file and a loop device over
+    /// it?
     pub fn overlaps(&self, other: &FileDisk) -> bool {
         let range =
             |disk: &FileDisk| (disk.identity.start, disk.identity.start.saturating_add(disk.size().bytes()));
@@ -150,12 +153,12 @@ impl AsFd for FileDisk {
     }
 }
 
-/// Makes a sparse file of `size` at `path`, readable and writable by its owner only, durably. Leaves nothing behind if
-/// it fails.
+/// Makes a sparse file of `size` at `path`, readable and writable by its owner only, durably. Leaves nothing
+/// behind if it fails.
 ///
 /// # Errors
-/// [`Usage`](ErrorKind::Usage) if something is at `path` already or the size is beyond what the file system can hold,
-/// [`NotFound`](ErrorKind::NotFound) if the folder is missing, [`Io`](ErrorKind::Io) for the rest.
+/// [`Usage`](ErrorKind::Usage) if something is at `path` already or the size is beyond what the file system
+/// can hold, [`NotFound`](ErrorKind::NotFound) if the folder is missing, [`Io`](ErrorKind::Io) for the rest.
 pub fn create_sparse(path: impl AsRef<Path>, size: Sectors) -> Result<()> {
     let path = path.as_ref();
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -180,9 +183,9 @@ pub fn create_sparse(path: impl AsRef<Path>, size: Sectors) -> Result<()> {
     })
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // Opening
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
 /// Looks before opening: opening some things has effects, or blocks.
 fn kind_of(path: &Path) -> Result<DiskKind> {
@@ -312,20 +315,20 @@ fn reads_directly(file: &File, block: u32) -> bool {
     preadv2(file, &mut [IoSliceMut::new(&mut buf[block as usize..])], 0, ReadWriteFlags::empty()).is_ok()
 }
 
-/// "Not supported" is the answer of file systems and drivers that know no I/O without blocking; "try again" is of those
-/// that do.
+/// "Not supported" is the answer of file systems and drivers that know no I/O without blocking; "try again"
+/// is of those that do.
 fn answers_without_blocking(file: &File, block: u32) -> bool {
     let mut buf = AlignedBuf::new(block as usize);
     let answer = preadv2(file, &mut [IoSliceMut::new(&mut buf)], 0, ReadWriteFlags::NOWAIT);
     !matches!(answer, Err(Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // Identity
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
-/// Which disk it is. Equal for the same disk by any path, link or device node; a loop device is the file it stands
-/// for, a partition a place on its disk.
+/// Which disk it is. Equal for the same disk by any path, link or device node; a loop device is the file it
+/// stands for, a partition a place on its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Identity {
     base: Base,
@@ -370,9 +373,9 @@ impl Identity {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // The backend
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
 /// Files and block devices, driven by io_uring or plain system calls.
 #[derive(Debug)]
@@ -398,7 +401,8 @@ impl FileBackend {
         Ok(DiskId(id))
     }
 
-    /// Lets go of a disk. It is closed, and its claim ends, when all queues have let go too ([`Disks::detach`]).
+    /// Lets go of a disk. It is closed, and its claim ends, when all queues have let go too
+    /// ([`Disks::detach`]).
     pub fn remove(&self, id: DiskId) -> Option<Arc<FileDisk>> {
         let mut files = self.files.0.write().unwrap_or_else(PoisonError::into_inner);
         files.get_mut(id.index())?.disk.take()

@@ -1,7 +1,8 @@
 //! A queue that does its work in [`Disks::kick`], one operation after the other.
 //!
-//! For disks that answer at once: memory, and files on file systems without asynchronous I/O, where a plain system
-//! call is far cheaper than a hand-over to a worker thread and back. [`Execute`] says how an operation is done.
+//! For disks that answer at once: memory, and files on file systems without asynchronous I/O, where a plain
+//! system call is far cheaper than a hand-over to a worker thread and back. [`Execute`] says how an operation
+//! is done.
 //!
 //! Refuses to know: disks.
 

@@ -1,8 +1,8 @@
 //! Disks in memory: for tests, and for embedders that bring their own storage of last resort.
 //!
-//! Promises: sparse like a file (what was never written reads as zeroes and costs nothing), any number of queues and
-//! threads; blocks are enforced as a real disk would, so that what works here works there. An operation is not atomic
-//! towards others on the same range, just as on a real disk. Flushing does nothing.
+//! Promises: sparse like a file (what was never written reads as zeroes and costs nothing), any number of
+//! queues and threads; blocks are enforced as a real disk would, so that what works here works there. An
+//! operation is not atomic towards others on the same range, just as on a real disk. Flushing does nothing.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -1,22 +1,23 @@
-//! The only floor that moves bytes: disks, the memory they read into and write from, and the ways to drive them.
+//! The only floor that moves bytes: disks, the memory they read into and write from, and the ways to drive
+//! them.
 //!
-//! A [`Backend`] is a set of disks, numbered by [`DiskId`]. [`Backend::queue`] opens one queue's way to all of them, a
-//! [`Disks`]: submit operations, kick, reap completions. An operation takes its buffer along ([`IoBuf`]) and the
-//! completion brings it back, so no borrowed memory waits in the kernel.
+//! A [`Backend`] is a set of disks, numbered by [`DiskId`]. [`Backend::queue`] opens one queue's way to all
+//! of them, a [`Disks`]: submit operations, kick, reap completions. An operation takes its buffer along
+//! ([`IoBuf`]) and the completion brings it back, so no borrowed memory waits in the kernel.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`buffers`] | names for memory, the pool, parity over named spans |
-//! | [`file`] | files and block devices: opening, claims, identity; io_uring or plain system calls |
+//! | [`mod@file`] | files and block devices: opening, claims, identity; io_uring or plain system calls |
 //! | [`claim`] | who holds a disk |
 //! | [`memory`] | disks in memory |
 //! | [`faulty`], [`traced`] | wrappers around any backend: faults, and a record of what was done |
 //! | [`blocking`] | read, write, flush one after the other: for metadata |
 //!
-//! Promises. Each submitted operation completes exactly once, whatever happens to the disk. A transfer is done
-//! whole or reported as failed: short ones are continued, interrupted ones repeated. A flush completes when all writes
-//! *completed before it was submitted* are durable; operations in flight together have no order. Nothing is read
-//! or written beyond a disk's [`DiskInfo::size`]. The hot path does not allocate.
+//! Promises. Each submitted operation completes exactly once, whatever happens to the disk. A transfer is
+//! done whole or reported as failed: short ones are continued, interrupted ones repeated. A flush completes
+//! when all writes *completed before it was submitted* are durable; operations in flight together have no
+//! order. Nothing is read or written beyond a disk's [`DiskInfo::size`]. The hot path does not allocate.
 //!
 //! Refuses to know: what is on the disks. A disk never knows a stripe.
 
@@ -56,18 +57,19 @@ use crate::units::{DiskLba, SECTOR, Sectors};
 /// The order of calls: any number of [`submit`](Disks::submit), then [`kick`](Disks::kick), then
 /// [`reap`](Disks::reap) until everything is back. Dropping it waits for what the kernel has in hand.
 pub trait Disks: Send {
-    /// Queues `op`; its completion carries `ticket`, whose meaning is the caller's. Never blocks, never refuses; what is
-    /// beyond the depth the queue was opened with waits inside (and may cost an allocation). An operation that
-    /// cannot be done, on an unknown disk or past its end, fails in its completion.
+    /// Queues `op`; its completion carries `ticket`, whose meaning is the caller's. Never blocks, never
+    /// refuses; what is beyond the depth the queue was opened with waits inside (and may cost an allocation).
+    /// An operation that cannot be done, on an unknown disk or past its end, fails in its completion.
     fn submit(&mut self, ticket: u64, op: Op);
 
     /// Hands over what was submitted, in one system call where io_uring drives the disks. Disks without
     /// asynchronous I/O work right here: everything for them is complete on return.
     fn kick(&mut self);
 
-    /// Appends completions to `out`, in any order. With `wait`, and if none is there, kicks and sleeps until one
-    /// comes, a [`waker`](Disks::waker) wakes, or the time is over. May also return early without any of these (a
-    /// signal, a transfer that had to be continued). A wake that comes while nobody sleeps ends the next sleep.
+    /// Appends completions to `out`, in any order. With `wait`, and if none is there, kicks and sleeps until
+    /// one comes, a [`waker`](Disks::waker) wakes, or the time is over. May also return early without any of
+    /// these (a signal, a transfer that had to be continued). A wake that comes while nobody sleeps ends the
+    /// next sleep.
     fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>);
 
     /// Operations submitted and not yet reaped.
@@ -79,17 +81,19 @@ pub trait Disks: Send {
     /// Makes a disk known that was added to the backend after this queue was opened.
     fn attach(&mut self, id: DiskId);
 
-    /// Lets go of a disk: operations submitted from now on fail as [`Failure::is_gone`]; those in flight complete. A
-    /// file or device is closed when its backend and all queues have let go and nothing is in flight.
+    /// Lets go of a disk: operations submitted from now on fail as [`Failure::is_gone`]; those in flight
+    /// complete. A file or device is closed when its backend and all queues have let go and nothing is in
+    /// flight.
     fn detach(&mut self, id: DiskId);
 
-    /// Readable when something may be reaped, for poll loops and async runtimes. Disks without asynchronous I/O
-    /// complete in [`kick`](Disks::kick) and do not make it readable: reap without waiting before sleeping on it.
+    /// Readable when something may be reaped, for poll loops and async runtimes. Disks without asynchronous
+    /// I/O complete in [`kick`](Disks::kick) and do not make it readable: reap without waiting before
+    /// sleeping on it.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 }
 
-/// A set of disks, from which queues are opened. Disks may be added while queues are open ([`Disks::attach`]); numbers
-/// are never used again.
+/// A set of disks, from which queues are opened. Disks may be added while queues are open
+/// ([`Disks::attach`]); numbers are never used again.
 pub trait Backend: Send + Sync {
     /// How many disks there have been: ids are below this.
     fn len(&self) -> usize;
@@ -108,7 +112,8 @@ pub trait Backend: Send + Sync {
     /// Opens a queue to all disks for about `depth` operations in flight.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if the system refuses the means (descriptors, memory, io_uring where it is insisted on).
+    /// [`Io`](crate::ErrorKind::Io) if the system refuses the means (descriptors, memory, io_uring where it
+    /// is insisted on).
     fn queue(&self, depth: usize) -> Result<Box<dyn Disks>>;
 }
 
@@ -282,8 +287,8 @@ impl Op {
     /// What every disk refuses.
     ///
     /// # Errors
-    /// `EINVAL` if it is not whole sectors, `EFAULT` for reading into a buffer made to write from; beyond `size`,
-    /// `ENOSPC` for a write and [`Failure::SHORT`] for a read.
+    /// `EINVAL` if it is not whole sectors, `EFAULT` for reading into a buffer made to write from; beyond
+    /// `size`, `ENOSPC` for a write and [`Failure::SHORT`] for a read.
     pub fn check(&self, size: Sectors) -> Result<(), Failure> {
         let Some((at, len)) = self.place() else { return Ok(()) };
         if !(len as u64).is_multiple_of(SECTOR) {

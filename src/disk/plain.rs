@@ -1,7 +1,7 @@
 //! Files and block devices by plain system calls: `preadv2`, `pwritev2`, `fdatasync`.
 //!
-//! Everywhere io_uring is forbidden (containers), and where it gains nothing: on file systems that cannot complete
-//! without blocking, io_uring hands each operation to a worker thread.
+//! Everywhere io_uring is forbidden (containers), and where it gains nothing: on file systems that cannot
+//! complete without blocking, io_uring hands each operation to a worker thread.
 //!
 //! Promises: a transfer is whole or failed; interrupted calls are repeated, short ones continued.
 

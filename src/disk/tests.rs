@@ -376,9 +376,9 @@ fn dropping_with_io_in_flight(backend: &dyn Backend) {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // The backends
-// ---------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
 fn files(mode: IoMode, dir: &Path, direct: bool) -> FileBackend {
     let backend = FileBackend::new(mode);
@@ -393,7 +393,8 @@ fn files(mode: IoMode, dir: &Path, direct: bool) -> FileBackend {
 
 /// Where the build lives: a file system on a disk, hopefully. And the one in memory, if there is one.
 fn dirs() -> Vec<TempDir> {
-    let here = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let build = std::env::current_exe().unwrap();
+    let here = tempfile::tempdir_in(build.parent().unwrap()).unwrap();
     std::iter::once(here).chain(tempfile::tempdir_in("/dev/shm").ok()).collect()
 }
 

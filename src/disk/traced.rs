@@ -1,7 +1,9 @@
-//! A wrapper around any backend that writes down what is done: for tests and benches that count disk operations.
+//! A wrapper around any backend that writes down what is done: for tests and benches that count disk
+//! operations.
 //!
-//! Promises: each operation is recorded in the order of submission, with its result once it is known; the newest are
-//! kept, up to a bound; the counters never forget. What passes through is not changed. Recording allocates nothing.
+//! Promises: each operation is recorded in the order of submission, with its result once it is known; the
+//! newest are kept, up to a bound; the counters never forget. What passes through is not changed. Recording
+//! allocates nothing.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;

@@ -1,18 +1,19 @@
 //! Files and block devices by io_uring: one ring per queue, one system call per batch.
 //!
-//! Promises. [`Disks::kick`] costs one `io_uring_enter` for the whole batch. Disks that cannot complete without blocking
-//! ([`DiskInfo::inline`](super::DiskInfo::inline)) are served by plain system calls in the same kick, after the ring has
-//! its share. Descriptors are registered with the ring where the kernel allows. Dropping the queue waits for everything
-//! the kernel has in hand, and lets go of all files before it returns.
+//! Promises. [`Disks::kick`] costs one `io_uring_enter` for the whole batch. Disks that cannot complete
+//! without blocking ([`DiskInfo::inline`](super::DiskInfo::inline)) are served by plain system calls in the
+//! same kick, after the ring has its share. Descriptors are registered with the ring where the kernel allows.
+//! Dropping the queue waits for everything the kernel has in hand, and lets go of all files before it
+//! returns.
 //!
-//! Queues move between threads, so the ring is not bound to one (no `SINGLE_ISSUER`, no `DEFER_TASKRUN`). A thread
-//! that ends takes work with it that the kernel has queued but not begun in its name: such operations come back cancelled
-//! and are submitted again.
+//! Queues move between threads, so the ring is not bound to one (no `SINGLE_ISSUER`, no `DEFER_TASKRUN`). A
+//! thread that ends takes work with it that the kernel has queued but not begun in its name: such operations
+//! come back cancelled and are submitted again.
 //!
 //! Needs Linux 5.11 (waiting with a timeout); what later kernels offer is used if it is there.
 //!
-//! Room: a submission entry and a completion entry are reserved for each operation in the ring and for the wake-up
-//! poll, so neither queue of the ring can overflow. More operations than that wait in front of it.
+//! Room: a submission entry and a completion entry are reserved for each operation in the ring and for the
+//! wake-up poll, so neither queue of the ring can overflow. More operations than that wait in front of it.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -53,7 +54,8 @@ macro_rules! entry {
     };
 }
 
-/// Address, length and place on the disk (in bytes) of what is left of a transfer of which `done` bytes are done.
+/// Address, length and place on the disk (in bytes) of what is left of a transfer of which `done` bytes are
+/// done.
 fn rest(at: DiskLba, buf: &IoBuf, done: usize) -> (*mut u8, u32, u64) {
     (buf.as_ptr().wrapping_add(done), (buf.len() - done) as u32, at.bytes() + done as u64)
 }
@@ -114,7 +116,8 @@ struct Flight {
 }
 
 impl UringQueue {
-    /// Opens a ring for about `depth` operations in flight to all of `files`. With `insist`, no disk is served inline.
+    /// Opens a ring for about `depth` operations in flight to all of `files`. With `insist`, no disk is
+    /// served inline.
     pub(super) fn open(files: Arc<Files>, depth: usize, insist: bool) -> io::Result<UringQueue> {
         let depth = depth.clamp(1, MOST_IN_RING);
         let ring = open_ring((depth as u32 + 1).next_power_of_two())?;
@@ -164,7 +167,8 @@ impl UringQueue {
         }
     }
 
-    /// Gives the kernel what is in the submission queue. If it has no memory for it now, the next call tries again.
+    /// Gives the kernel what is in the submission queue. If it has no memory for it now, the next call tries
+    /// again.
     fn hand_over(&mut self) {
         while !self.ring.submission().is_empty() {
             match self.ring.submit() {
@@ -175,7 +179,8 @@ impl UringQueue {
         }
     }
 
-    /// Takes completions from the ring, and puts in what was continued or waited for room. Was the queue woken?
+    /// Takes completions from the ring, and puts in what was continued or waited for room. Was the queue
+    /// woken?
     fn collect(&mut self, out: &mut Vec<Done>) -> bool {
         let mut woken = false;
         let (_, mut submission, completion) = self.ring.split();
@@ -403,15 +408,15 @@ fn arm_wake(submission: &mut squeue::SubmissionQueue<'_>, bell: &Bell, multishot
 
 /// The only way into the ring: for the entry of a [`Flight`] in the table, or the wake-up poll.
 fn push(submission: &mut squeue::SubmissionQueue<'_>, entry: &squeue::Entry) {
-    // SAFETY: a flight keeps its `IoBuf`, whose memory is valid and its own, until the kernel's completion takes the flight
-    // out of the table; its disk keeps the file open as long. The poll has no memory, and its descriptor lives as
-    // long as the ring's queue.
+    // SAFETY: a flight keeps its `IoBuf`, whose memory is valid and its own, until the kernel's completion
+    // takes the flight out of the table; its disk keeps the file open as long. The poll has no memory, and
+    // its descriptor lives as long as the ring's queue.
     let pushed = unsafe { submission.push(entry) };
     pushed.expect("the ring has an entry for each slot and one for the poll");
 }
 
-/// Short of memory, or completions unread: both pass. Nothing else can happen to a ring that was set up, and the
-/// operations in it would never come back.
+/// Short of memory, or completions unread: both pass. Nothing else can happen to a ring that was set up, and
+/// the operations in it would never come back.
 fn enter_failed(error: &io::Error) {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => std::thread::sleep(Duration::from_millis(1)),

@@ -1,7 +1,7 @@
 //! [`Layout`]: a level with md's layout number, checked, and its names.
 //!
-//! Here the number on disk gets its meaning; how a layout places chunks is told in the files beside this one. A
-//! `Layout` that exists has a number that its level knows. Whether it suits a count of members is for
+//! Here the number on disk gets its meaning; how a layout places chunks is told in the files beside this one.
+//! A `Layout` that exists has a number that its level knows. Whether it suits a count of members is for
 //! [`Geometry::new`](super::Geometry::new) to say.
 
 use alloc::format;
@@ -27,11 +27,12 @@ pub struct Layout {
 impl Layout {
     /// The layout that md's number stands for.
     ///
-    /// Linear, RAID1 and RAID4 have no layouts: md ignores the number there (its own conversion from RAID0 to RAID4
-    /// leaves 5), so it is kept and means nothing.
+    /// Linear, RAID1 and RAID4 have no layouts: md ignores the number there (its own conversion from RAID0 to
+    /// RAID4 leaves 5), so it is kept and means nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`] if the level knows no such number. For RAID10 that includes fewer than two copies.
+    /// [`ErrorKind::Format`] if the level knows no such number. For RAID10 that includes fewer than two
+    /// copies.
     pub fn from_md(level: Level, number: u32) -> Result<Layout> {
         let known = match level {
             Level::Linear | Level::Raid1 | Level::Raid4 => true,
@@ -70,9 +71,9 @@ impl Layout {
         Layout { level, number }
     }
 
-    /// The layout of that name: what [`Display`](fmt::Display) prints, md's short names (`ls`, `ra-6`), or `default`.
-    /// Upper and lower case are the same. RAID10: `n2`, `f3`, `o2`, mixed `n2f2`, with far copies kept inside sets
-    /// of members `f2-sets` (`f2-oldsets` for md's first, faulty notion of it).
+    /// The layout of that name: what [`Display`](fmt::Display) prints, md's short names (`ls`, `ra-6`), or
+    /// `default`. Upper and lower case are the same. RAID10: `n2`, `f3`, `o2`, mixed `n2f2`, with far copies
+    /// kept inside sets of members `f2-sets` (`f2-oldsets` for md's first, faulty notion of it).
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for any other name.

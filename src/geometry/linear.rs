@@ -1,6 +1,7 @@
 //! Linear: members one after the other, each cut into runs of one unit.
 //!
-//! The last run of a member is shorter where its length is no multiple of the unit; a run never spans two members.
+//! The last run of a member is shorter where its length is no multiple of the unit; a run never spans two
+//! members.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -1,15 +1,16 @@
 //! RAID10: where the copies of a chunk go.
 //!
-//! Each chunk of the LU has `near` copies side by side on consecutive slots, wrapping to the next member row, and each
-//! of those has `far - 1` further ones: in the next parts of the members, or, with `offset`, in the rows right below. A
-//! far copy lies `near` slots further on than the one before it, round the slots or round its *set* of slots.
+//! Each chunk of the LU has `near` copies side by side on consecutive slots, wrapping to the next member row,
+//! and each of those has `far - 1` further ones: in the next parts of the members, or, with `offset`, in the
+//! rows right below. A far copy lies `near` slots further on than the one before it, round the slots or round
+//! its *set* of slots.
 //!
-//! md computes some combinations into places where two chunks meet or two copies share a member. Those are refused
-//! ([`Misfit`]), not reproduced: there is nothing on them that could be kept.
+//! md computes some combinations into places where two chunks meet or two copies share a member. Those are
+//! refused ([`Misfit`]), not reproduced: there is nothing on them that could be kept.
 
 use super::divide::Divisor;
 use super::layout::{Copies, Sets};
-use crate::units::Slot;
+use crate::units::{Slot, SlotSet};
 
 /// Why copies cannot be placed on that many slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,10 +71,10 @@ impl Mirrors {
             return Err(Misfit::SharedMember);
         }
         let last_set = (slots / set - 1) * set;
-        // md takes a slot beyond the start of the larger last set for one of that set, also when it was reached from the
-        // set before: with two near copies it is.
-        let leaves_set = slots % set != 0 && last_set > 0 && near > 1;
-        let wraps_into_offset = offset && far > 1 && slots % near != 0;
+        // md takes a slot beyond the start of the larger last set for one of that set, also when it was
+        // reached from the set before: with two near copies it is.
+        let leaves_set = !slots.is_multiple_of(set) && last_set > 0 && near > 1;
+        let wraps_into_offset = offset && far > 1 && !slots.is_multiple_of(near);
         if leaves_set || wraps_into_offset {
             return Err(Misfit::SharedPlace);
         }
@@ -108,16 +109,11 @@ impl Mirrors {
 
     /// Chunks used on each member.
     ///
-    /// md: ceil(chunks * copies / slots), where chunks = floor(rows * slots / near). What the floor cuts off is less than
-    /// `near` chunks in a first part and less than `copies <= slots` in all, so the rounding up restores it: rows * far.
+    /// md: ceil(chunks * copies / slots), where chunks = floor(rows * slots / near). The floor leaves out
+    /// less than `near` places of first copies, so less than copies <= slots places in all, and the rounding
+    /// up restores them: rows * far.
     pub(super) fn used(&self) -> u64 {
         self.rows * u64::from(self.far)
-    }
-
-    /// After this many chunks the slots repeat. (At most: it may be a multiple of the real period.)
-    pub(super) fn period(&self) -> u64 {
-        let (slots, near) = (self.slots.get(), self.near.get());
-        if slots.is_multiple_of(near) { slots / near } else { slots }
     }
 
     /// The first copy of chunk `chunk` of the LU.
@@ -151,6 +147,29 @@ impl Mirrors {
         let first = self.first_slot(slot, far);
         let (chunk, near) = self.near.div_rem(row * self.slots.get() + u64::from(first.0));
         (chunk < self.chunks).then_some((chunk, near as u16 * self.far + far))
+    }
+
+    /// Has every chunk a copy left, without the members in `missing`? At most slots * copies steps; few
+    /// unless most are missing.
+    pub(super) fn copy_left_everywhere(&self, missing: &SlotSet) -> bool {
+        self.distinct_chunks()
+            .all(|first| (0..self.copies()).any(|index| !missing.contains(self.copy(first, index).0)))
+    }
+
+    /// The fewest copies that any chunk has left without the members in `missing`: slots * copies steps.
+    pub(super) fn fewest_copies(&self, missing: &SlotSet) -> u16 {
+        let left = |first: First| {
+            let there = |&index: &u16| !missing.contains(self.copy(first, index).0);
+            (0..self.copies()).filter(there).count() as u16
+        };
+        self.distinct_chunks().map(left).min().unwrap_or(0)
+    }
+
+    /// One chunk of each sort: after so many the slots repeat, and a small LU ends before that.
+    fn distinct_chunks(&self) -> impl Iterator<Item = First> + '_ {
+        let (slots, near) = (self.slots.get(), self.near.get());
+        let period = if slots.is_multiple_of(near) { slots / near } else { slots };
+        (0..period.min(self.chunks)).map(|chunk| self.first(chunk))
     }
 
     /// The slot of far copy `far` of a chunk that lies on `slot`.

@@ -1,7 +1,9 @@
-//! Geometry: which sector of the LU lies where on which member, for every level and layout, and what may be missing.
+//! Geometry: which sector of the LU lies where on which member, for every level and layout, and what may be
+//! missing.
 //!
-//! All levels are told in one language, so that nothing above asks for the level. An LU is a line of **stripes**. A
-//! stripe covers `k` data chunks and has **cells**; a cell is one run of rows (sectors) on one slot:
+//! All levels are told in one language, so that nothing above asks for the level. An LU is a line of
+//! **stripes**. A stripe covers `k` data chunks and has **cells**; a cell is one run of rows (sectors) on one
+//! slot:
 //!
 //! | level | a stripe is | its cells, in order |
 //! |---|---|---|
@@ -11,13 +13,15 @@
 //! | RAID10 | a chunk | data (the first copy), copies, in md's order |
 //! | RAID4, RAID5, RAID6 | a row of chunks | data 0..k, P, Q |
 //!
-//! The promise: every sector of the LU has exactly one data cell and row ([`Geometry::locate`]); no two cells overlap on
-//! a member; the cells of a stripe lie on distinct slots; [`Geometry::find`] is the exact inverse. The formulas are those
-//! of Linux md and give its addresses sector by sector; md's RAID10 layouts that break the promise are refused.
+//! The promise: every sector of the LU has exactly one data cell and row ([`Geometry::locate`]); no two cells
+//! overlap on a member; the cells of a stripe lie on distinct slots; [`Geometry::find`] is the exact inverse.
+//! The formulas are those of Linux md and give its addresses sector by sector; md's RAID10 layouts that break
+//! the promise are refused.
 //!
-//! What this does not know: disks, superblocks, reads, writes, parity arithmetic, or which members are there, except
-//! as a question to [`Geometry::tolerates`]. A [`Geometry`] never changes, allocates nothing once built, and no method
-//! takes longer than a search over zones or slots.
+//! What this does not know: disks, superblocks, reads, writes, parity arithmetic, or which members are there,
+//! except as a question to [`Geometry::tolerates`]. A [`Geometry`] never changes and allocates nothing once
+//! built. Addresses are found in constant time, RAID0's and linear's by a binary search over zones or slots;
+//! only the questions about missing members walk over the slots.
 
 mod divide;
 mod layout;
@@ -147,11 +151,12 @@ impl Geometry {
     /// Checks a shape and prepares its arithmetic.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`]: a layout number the level does not know; a RAID10 layout in which md would put two chunks
-    /// in one place or two copies on one member; a RAID0 of several zones that does not say which layout it follows.
-    /// [`ErrorKind::Usage`]: anything else that does not fit: the chunk (RAID4/5/6/10: a power of two, 4 KiB to 2 GiB;
-    /// RAID0: 1 sector to 2 GiB; linear: nothing to 2 GiB), too few or too many slots, members without room for a single
-    /// chunk, sizes beyond 64 bits.
+    /// [`ErrorKind::Format`]: a layout number the level does not know; a RAID10 layout in which md would put
+    /// two chunks in one place or two copies on one member; a RAID0 of several zones that does not say which
+    /// layout it follows.
+    /// [`ErrorKind::Usage`]: anything else that does not fit: the chunk (RAID4/5/6/10: a power of two, 4 KiB
+    /// to 2 GiB; RAID0: 1 sector to 2 GiB; linear: nothing to 2 GiB), too few or too many slots, members
+    /// without room for a single chunk, sizes beyond 64 bits.
     pub fn new(shape: &Shape<'_>) -> Result<Geometry> {
         let layout = Layout::from_md(shape.level, shape.layout)?;
         let chunk = checked_chunk(shape)?;
@@ -248,32 +253,35 @@ impl Geometry {
     pub fn stripe(&self, stripe: Stripe) -> StripeMap<'_> {
         assert!(stripe.0 < self.stripes, "stripe {} of {}", stripe.0, self.stripes);
         let unit = self.unit.get();
-        // `lba` is that of data 0; what the level adds follows.
-        let lba = Lba(stripe.0 * unit * self.data.get());
-        let full = |cells| StripeMap { geometry: self, number: stripe, rows: unit as u32, lba, cells };
-        match &self.placement {
+        let (cells, chunks) = match &self.placement {
             Placement::Parity(rotation, _) => {
-                full(Cells::Parity { at: MemberLba(stripe.0 * unit), slots: rotation.stripe(stripe.0) })
+                let slots = rotation.stripe(stripe.0);
+                (Cells::Parity { at: MemberLba(stripe.0 * unit), slots }, stripe.0 * self.data.get())
             }
-            Placement::Mirrored(mirrors) => full(Cells::Mirrored(mirrors, mirrors.first(stripe.0))),
+            Placement::Mirrored(mirrors) => (Cells::Mirrored(mirrors, mirrors.first(stripe.0)), stripe.0),
             Placement::Striped(zones) => {
                 let (slot, chunk) = zones.chunk(stripe.0);
-                full(Cells::Single { slot, at: MemberLba(chunk * unit) })
+                (Cells::Single { slot, at: MemberLba(chunk * unit) }, stripe.0)
             }
-            Placement::Same => StripeMap {
-                rows: unit.min(self.size - lba.0) as u32,
-                ..full(Cells::Same { at: MemberLba(lba.0) })
-            },
+            // The two without chunks may end with a shorter run.
+            Placement::Same => {
+                let at = stripe.0 * unit;
+                let rows = unit.min(self.size - at) as u32;
+                let cells = Cells::Same { at: MemberLba(at) };
+                return StripeMap { geometry: self, number: stripe, rows, lba: Lba(at), cells };
+            }
             Placement::Linear(linear) => {
                 let run = linear.run(stripe.0);
                 let cells = Cells::Single { slot: run.slot, at: run.at };
-                StripeMap { geometry: self, number: stripe, rows: run.rows, lba: Lba(run.lba), cells }
+                let (rows, lba) = (run.rows, Lba(run.lba));
+                return StripeMap { geometry: self, number: stripe, rows, lba, cells };
             }
-        }
+        };
+        StripeMap { geometry: self, number: stripe, rows: unit as u32, lba: Lba(chunks * unit), cells }
     }
 
-    /// What lies at sector `at` of the data area of `slot`: the inverse of [`Geometry::stripe`]. `None` if the layout
-    /// does not use that sector, or has no such slot.
+    /// What lies at sector `at` of the data area of `slot`: the inverse of [`Geometry::stripe`]. `None` if
+    /// the layout does not use that sector, or has no such slot.
     pub fn find(&self, slot: Slot, at: MemberLba) -> Option<Place> {
         if at.0 >= self.member_used(slot).0 {
             return None;
@@ -295,8 +303,8 @@ impl Geometry {
         Some(Place { stripe: Stripe(stripe), cell, row: row as u32 })
     }
 
-    /// How much of the data area of `slot` the layout uses, from its start. RAID10 may leave less than a row of chunks
-    /// unused inside, where the members do not divide evenly. Zero for slots that do not exist.
+    /// How much of the data area of `slot` the layout uses, from its start. RAID10 may leave less than a row
+    /// of chunks unused inside, where the members do not divide evenly. Zero for slots that do not exist.
     pub fn member_used(&self, slot: Slot) -> Sectors {
         if slot.0 >= self.slots {
             return Sectors(0);
@@ -310,26 +318,26 @@ impl Geometry {
         })
     }
 
-    /// With the members in these slots missing and the others whole, is every sector of the LU still there? Slots that do
-    /// not exist are not missed.
+    /// With the members in these slots missing and the others whole, is every sector of the LU still there?
+    /// Slots that do not exist are not missed.
     pub fn tolerates(&self, missing: &SlotSet) -> bool {
         match &self.placement {
-            Placement::Mirrored(mirrors) => self.copy_left_everywhere(mirrors, missing),
+            Placement::Mirrored(mirrors) => mirrors.copy_left_everywhere(missing),
             _ => self.members_to_spare(missing).is_some(),
         }
     }
 
-    /// With the members in these slots missing, how many more may fail, whichever they are, with every sector still
-    /// there? Zero without redundancy, and if data is gone already.
+    /// With the members in these slots missing, how many more may fail, whichever they are, with every sector
+    /// still there? Zero without redundancy, and if data is gone already.
     pub fn redundancy_left(&self, missing: &SlotSet) -> u16 {
         match &self.placement {
-            Placement::Mirrored(mirrors) => self.fewest_copies(mirrors, missing).saturating_sub(1),
+            Placement::Mirrored(mirrors) => mirrors.fewest_copies(missing).saturating_sub(1),
             _ => self.members_to_spare(missing).unwrap_or(0),
         }
     }
 
-    /// Does `slot` hold parity only, in every stripe (RAID4; P or Q that does not move)? Missing such a member cannot hurt
-    /// data, even when the LU is dirty.
+    /// Does `slot` hold parity only, in every stripe (RAID4; P or Q that does not move)? Missing such a
+    /// member cannot hurt data, even when the LU is dirty.
     pub fn parity_only(&self, slot: Slot) -> bool {
         match &self.placement {
             Placement::Parity(rotation, _) => rotation.parity_only(slot),
@@ -351,30 +359,12 @@ impl Geometry {
         })
     }
 
-    /// Where the number of missing members decides (all but RAID10): how many more may go; `None` if too many have.
+    /// Where the number of missing members decides (all but RAID10): how many more may go; `None` if too many
+    /// have.
     fn members_to_spare(&self, missing: &SlotSet) -> Option<u16> {
         let missing = missing.iter().take_while(|slot| slot.0 < self.slots).count() as u16;
         // One of these is 0, or both.
         (u16::from(self.parities) + self.copies - 1).checked_sub(missing)
-    }
-
-    fn copy_left_everywhere(&self, mirrors: &Mirrors, missing: &SlotSet) -> bool {
-        self.distinct_chunks(mirrors)
-            .all(|first| (0..mirrors.copies()).any(|index| !missing.contains(mirrors.copy(first, index).0)))
-    }
-
-    /// The fewest copies that any chunk has left.
-    fn fewest_copies(&self, mirrors: &Mirrors, missing: &SlotSet) -> u16 {
-        let left = |first| {
-            (0..mirrors.copies()).filter(|&index| !missing.contains(mirrors.copy(first, index).0)).count()
-                as u16
-        };
-        self.distinct_chunks(mirrors).map(left).min().unwrap_or(0)
-    }
-
-    /// One chunk of each sort: after that the slots repeat.
-    fn distinct_chunks<'a>(&self, mirrors: &'a Mirrors) -> impl Iterator<Item = First> + use<'a> {
-        (0..mirrors.period().min(mirrors.chunks())).map(|chunk| mirrors.first(chunk))
     }
 }
 
@@ -399,8 +389,8 @@ impl Geometry {
         if layout.md_number() == layout::UNSET && zones.start_matters() {
             return Err(Error::new(
                 ErrorKind::Format,
-                "raid0 over members of unequal size does not say which of md's two layouts it follows, and a wrong \
-                 guess destroys data; the layout must be given as original or alternate",
+                "raid0 over members of unequal size does not say which of md's two layouts it follows, and \
+                 a wrong guess destroys data; the layout must be given as original or alternate",
             ));
         }
         let stripes = zones.size();
@@ -479,7 +469,8 @@ impl Geometry {
     }
 }
 
-/// The places of one stripe's cells. Cheap to make and to copy; what it does not hold is worked out when asked.
+/// The places of one stripe's cells. Cheap to make and to copy; what it does not hold is worked out when
+/// asked.
 #[derive(Clone, Copy, Debug)]
 pub struct StripeMap<'g> {
     geometry: &'g Geometry,
@@ -507,7 +498,8 @@ impl StripeMap<'_> {
         self.number
     }
 
-    /// Rows (sectors) of each of its cells: [`Geometry::unit`], less in the last run of a linear member or of a RAID1.
+    /// Rows (sectors) of each of its cells: [`Geometry::unit`], less in the last run of a linear member or of
+    /// a RAID1.
     pub fn rows(&self) -> u32 {
         self.rows
     }
@@ -566,9 +558,9 @@ impl StripeMap<'_> {
         self.lba + Sectors(u64::from(data) * self.geometry.unit.get())
     }
 
-    /// The exponent j in Q = sum over the data of g^j * D, for data cell `data`; below 255. md counts the data slots
-    /// upward from the one after Q, around the end, whatever the order of the data; DDF's layouts take the slot number.
-    /// Only RAID6 has a Q: 0 elsewhere.
+    /// The exponent j in Q = sum over the data of g^j * D, for data cell `data`; below 255. md counts the
+    /// data slots upward from the one after Q, around the end, whatever the order of the data; DDF's layouts
+    /// take the slot number. Only RAID6 has a Q: 0 elsewhere.
     ///
     /// # Panics
     /// If `data` is not below [`Geometry::data_cells`].
@@ -609,8 +601,9 @@ pub fn has_zones(level: Level) -> bool {
     level == Level::Raid0
 }
 
-/// The component size (md's `size`) of a new LU whose smallest member has a data area of `smallest_data_size`: rounded
-/// down to the chunk; for RAID1, which has none, to 64 KiB if there is that much, as mdadm does.
+/// The component size (md's `size`) of a new LU whose smallest member has a data area of
+/// `smallest_data_size`: rounded down to the chunk; for RAID1, which has none, to 64 KiB if there is that
+/// much, as mdadm does.
 pub fn usable_component(level: Level, chunk: Sectors, smallest_data_size: Sectors) -> Sectors {
     const RAID1_ROUNDING: Sectors = Sectors(128);
     match level {

@@ -1,12 +1,12 @@
 //! RAID4, RAID5, RAID6: which slot of a stripe holds P, Q and each data chunk, and the powers of Q.
 //!
-//! All chunks of a stripe lie at the same member address, so the stripe's number alone decides. A layout is four
-//! answers, and md's sixteen numbers are sixteen rows of them:
+//! All chunks of a stripe lie at the same member address, so the stripe's number alone decides. A layout is
+//! four answers, and each of md's layout numbers is one combination of them:
 //!
 //! * how P moves from stripe to stripe ([`PMove`]),
 //! * where Q is ([`QPlace`]),
-//! * whether data counts slots upward from 0, past the parities (md: asymmetric), or upward from the parities, around the
-//!   end (symmetric) ([`DataOrder`]),
+//! * in which order data takes the other slots ([`DataOrder`]): upward from slot 0 past the parities (md:
+//!   asymmetric), or upward from the parities and around the end (symmetric),
 //! * which power of the generator each data chunk has in Q ([`Powers`]).
 
 use super::divide::Divisor;
@@ -62,8 +62,8 @@ enum Powers {
 const NONE: u16 = u16::MAX;
 
 impl Rotation {
-    /// The layout `number` of `level` over `slots` slots; `None` if the level has none such. `slots` is at least 2, 4
-    /// for RAID6.
+    /// The layout `number` of `level` over `slots` slots; `None` if the level has none such. `slots` is at
+    /// least 2, 4 for RAID6.
     pub(super) fn new(level: Level, number: u32, slots: u16) -> Option<Rotation> {
         let raid6 = level == Level::Raid6;
         let last = slots - 1;
@@ -207,8 +207,8 @@ impl Slots {
         })
     }
 
-    /// The power of the generator that data chunk `data` is multiplied by in Q: how many data slots lie between Q and
-    /// it, going upward; in DDF's layouts its slot number.
+    /// The power of the generator that data chunk `data` is multiplied by in Q: how many data slots lie
+    /// between Q and it, going upward; in DDF's layouts its slot number.
     #[inline]
     pub(super) fn q_power(&self, data: u16) -> u8 {
         let slot = self.data(data).0;

@@ -1,8 +1,8 @@
 //! RAID0: members of unequal length, striped as long as each lasts.
 //!
-//! A *zone* is a range of member chunks over which the same members are still there: the first as long as the shortest
-//! member, the next until the second shortest ends, and so on. Inside a zone chunks go round its members in slot order.
-//! All numbers here are counted in chunks.
+//! A *zone* is a range of member chunks over which the same members are still there: the first as long as the
+//! shortest member, the next until the second shortest ends, and so on. Inside a zone chunks go round its
+//! members in slot order. All numbers here are counted in chunks.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -29,7 +29,8 @@ struct Zone {
     slots: Box<[u16]>,
     /// How many members.
     width: Divisor,
-    /// Which of them the zone's first chunk lies on; md's original layout starts where the LU's chunk number says.
+    /// Which of them the zone's first chunk lies on; md's original layout starts where the LU's chunk number
+    /// says.
     turn: u64,
 }
 
@@ -71,7 +72,8 @@ impl Zones {
         Some(Zones { zones: zones.into_boxed_slice(), lengths: lengths.into(), size })
     }
 
-    /// Does the place of any chunk depend on [`ZoneStart`]? Not with one zone, nor if the second has one member only.
+    /// Does the place of any chunk depend on [`ZoneStart`]? Not with one zone, nor if the second has one
+    /// member only.
     pub(super) fn start_matters(&self) -> bool {
         self.zones.get(1).is_some_and(|zone| zone.slots.len() > 1)
     }

@@ -282,7 +282,7 @@ impl Planner<'_> {
             };
         }
         if rows.start >= synced_rows(self.map, self.view) {
-            self.distrust_unsynced();
+            self.distrust_unsynced(rows);
         }
         let pieces = match self.want {
             Want::Read(pieces) | Want::Write(pieces) => pieces,
@@ -299,18 +299,18 @@ impl Planner<'_> {
     }
 
     /// Redundancy that does not agree yet is not believed, except where nothing else holds the data: the first good
-    /// copy, and as many parities as there are data cells that cannot be read.
-    fn distrust_unsynced(&mut self) {
-        let unreadable =
-            |cell: &CellWork| matches!(cell.kind, CellKind::Data(_)) && cell.status != Status::Good;
-        let mut keep = if self.map.parities() == 0 {
-            1
-        } else {
-            self.scratch.cells.iter().filter(|cell| unreadable(cell)).count()
-        };
+    /// copy, and as many parities as there are data cells without a disk. (Not for a sector that merely failed to read:
+    /// what such parity gives back could be wrong, and no data is better than wrong data.)
+    fn distrust_unsynced(&mut self, rows: Rows) {
         let mirror = self.map.parities() == 0;
+        let absent = |cell: &&CellWork| {
+            let member = &self.view.members[cell.slot.index()];
+            let below = matches!(member.presence, Presence::Below(mark) if cell.at + Sectors(u64::from(rows.start)) >= mark);
+            matches!(cell.kind, CellKind::Data(_)) && (member.presence == Presence::Missing || below)
+        };
+        let mut keep = if mirror { 1 } else { self.scratch.cells.iter().filter(absent).count() };
         for cell in self.scratch.cells.iter_mut().filter(|cell| cell.status == Status::Good) {
-            if mirror || matches!(cell.kind, CellKind::P | CellKind::Q) {
+            if mirror || cell.kind.is_parity() {
                 if keep > 0 {
                     keep -= 1;
                 } else {

@@ -142,8 +142,15 @@ impl<'g> Case<'g> {
         let mirror = self.map.parities() == 0;
         for row in 0..CHUNK as usize {
             let k = self.data_cells();
-            let mut trusted =
-                if mirror { 1 } else { (0..k).filter(|&d| self.worth[d][row] != Worth::Good).count() };
+            // Only a data cell without a disk makes parity the one source of truth; a bad or failing sector does not.
+            let absent = |d: &usize| {
+                ill.iter().any(|&(cell, ailment)| match ailment {
+                    Ailment::Missing | Ailment::Rebuilding => usize::from(cell) == *d,
+                    Ailment::RebuiltToRow4 => usize::from(cell) == *d && row >= 4,
+                    Ailment::BadRow3 | Ailment::FaultRow4 => false,
+                })
+            };
+            let mut trusted = if mirror { 1 } else { (0..k).filter(absent).count() };
             for cell in if mirror { 0 } else { k }..cells {
                 if self.worth[cell][row] == Worth::Good {
                     if trusted > 0 {
