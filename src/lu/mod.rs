@@ -1,8 +1,8 @@
 //! An LU: what a server sees as one disk. Made by [`Lu::create`], found again by [`Lu::assemble`].
 //!
-//! This floor joins the others: superblocks become a geometry and a view of the members ([`assemble`]), queues drive
-//! engines over disks ([`queue`]), and one keeper per LU that is open for writing marks it dirty and clean, records
-//! failures and runs recovery ([`keeper`]). Together with the program it is the only place that picks defaults.
+//! This floor joins the others: superblocks become a geometry and a view of the members (`assemble`), queues drive
+//! engines over disks (`queue`), and one keeper per LU that is open for writing marks it dirty and clean, records
+//! failures and runs recovery (`keeper`). Together with the program it is the only place that picks defaults.
 //!
 //! ```no_run
 //! use uraid::{Lu, lu::Access};

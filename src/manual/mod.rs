@@ -1,1 +1,24 @@
-//! (being written)
+//! Why things are as they are. Built and link-checked with the code; where it and the code differ, one of them is a bug.
+//!
+//! | page | what it answers |
+//! |---|---|
+//! | [`architecture`] | where does what belong, and what must a part never know |
+//! | [`vocabulary`] | what does a word mean here |
+//! | [`failure_model`] | what may go wrong, what is promised then, what is not |
+//! | [`on_disk`] | what is where on a member, and why |
+//! | [`lessons`] | what was learned the hard way |
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("vocabulary.md")]
+pub mod vocabulary {}
+
+#[doc = include_str!("failure_model.md")]
+pub mod failure_model {}
+
+#[doc = include_str!("on_disk.md")]
+pub mod on_disk {}
+
+#[doc = include_str!("lessons.md")]
+pub mod lessons {}

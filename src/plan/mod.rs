@@ -8,9 +8,9 @@
 //!
 //! - A stripe is `k` data symbols and a list of cells; every cell is a linear function of the data: itself (data,
 //!   copies), the sum (P), the sum weighted by powers of the generator (Q).
-//! - In one run of rows a cell is [`Good`](Status::Good) (read and written), [`Fill`](Status::Fill) (written; what it
+//! - In one run of rows a cell is *good* (read and written), *to be filled* (written; what it
 //!   holds is not to be believed: above a rebuild's watermark, unreadable, or redundancy not yet in sync) or
-//!   [`Gone`](Status::Gone) (no disk, or a recorded bad range). All that health means is in these three words.
+//!   *gone* (no disk, or a recorded bad range). All that health means is in these three words.
 //! - A band is cut into *segments*, runs of rows in which the statuses and the set of written cells are the same. Each
 //!   segment is planned by itself; neighbouring operations on a cell are joined again.
 //!
@@ -22,7 +22,7 @@
 //! | reconstruct-write | data of what is not written | that is good |
 //! | reconstruct first | enough to decode the stripe, then as above | as many good parities as lost data cells |
 //!
-//! *Never subtract from parity that is not in sync* is not a rule here but a consequence: such parity is `Fill`.
+//! *Never subtract from parity that is not in sync* is not a rule here but a consequence: such parity is *to be filled*.
 //!
 //! The plan moves names of buffers, not bytes: [`Buf`] is a client's piece or a scratch *lane*, one lane per cell.
 
