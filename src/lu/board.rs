@@ -1,17 +1,19 @@
 //! What the queues of an LU and its keeper share, and how they reach each other.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
 use crate::disk::{Backend, DiskId};
 use crate::engine::{Shared, Wake};
+use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::parity::Kernels;
 use crate::plan::View;
 use crate::units::{DiskLba, Slot, SlotSet};
 
+use super::members::Member;
 use super::queue::Cell;
-use super::status::Work;
+use super::status::{Row, Work};
 
 /// The view and where its slots are, at one epoch.
 #[derive(Debug)]
@@ -39,6 +41,23 @@ pub(super) struct Inbox {
     pub stop: bool,
     /// Do not go on with recovery; checkpoint instead.
     pub pause: bool,
+    /// Changes of membership, in order.
+    pub changes: Vec<Change>,
+}
+
+/// A change of membership that somebody waits for.
+pub(super) struct Change {
+    pub what: What,
+    /// Told when it is on disk, or why it cannot be.
+    pub done: mpsc::Sender<Result<()>>,
+}
+
+/// What is to change.
+pub(super) enum What {
+    /// A new member, its structures written, joins as a spare.
+    Join(Box<Member>),
+    /// A spare or a faulty member is forgotten.
+    Forget(DiskId),
 }
 
 pub(super) struct Board {
@@ -55,6 +74,8 @@ pub(super) struct Board {
     inbox: Mutex<Inbox>,
     cells: Mutex<Vec<Weak<Cell>>>,
     read_errors: Vec<AtomicU64>,
+    /// All disks that were offered or added, and what became of them.
+    pub roster: Mutex<Vec<Row>>,
     /// Long work under way, and why the last one could not be done in full.
     pub work: Mutex<Option<Work>>,
     pub notes: Mutex<Vec<String>>,
@@ -90,6 +111,7 @@ impl Board {
             inbox: Mutex::default(),
             cells: Mutex::default(),
             read_errors: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            roster: Mutex::default(),
             work: Mutex::default(),
             notes: Mutex::default(),
             closing: AtomicBool::new(false),

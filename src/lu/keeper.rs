@@ -9,27 +9,30 @@
 //! | a write waits on a clean LU | `resync_offset` 0, events + 1 | writes may go out |
 //! | no write for a while | all members flushed; then `resync_offset` as far as in sync, events + 1 | |
 //! | a member failed | its role "faulty", events + 2, on the survivors only | the view says "missing"; held replies go out |
+//! | a disk joins or leaves, a spare takes over | the tables, events + 1 | the view; a rebuild begins |
 //! | recovery got on | members flushed; then the watermark, events + 1 | the view moves the watermark |
 //! | stop | as "clean" | the end |
 //!
 //! A member that cannot take its superblock fails with it, and the round is repeated for the others. Where nothing can
 //! stand in for it, the LU goes on while at least one superblock was written; if none was, writes fail from then on.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::disk::{Op, RegionId, Span};
-use crate::engine::{Request, Wake};
-use crate::error::Result;
-use crate::format::superblock::Time;
-use crate::plan::{Presence, View};
+use crate::disk::{DiskId, Op, RegionId, Span};
+use crate::engine::{Reply, Request, Trouble};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::superblock::{Role, Time};
+use crate::plan::{Member as MemberView, Presence, Rows, View};
 use crate::recovery::{Goal, Walk};
-use crate::units::{MemberLba, SECTOR, Sectors, Slot, SlotSet};
+use crate::units::{MemberLba, SECTOR, Sectors, Slot, SlotSet, Stripe};
 
-use super::board::{Board, Health, Inbox, lock};
+use super::assemble::Fate;
+use super::board::{Board, Change, Health, Inbox, What, lock};
 use super::members::Members;
 use super::queue::{Core, OWN};
-use super::status::{Work, WorkKind};
+use super::status::{MemberState, Row, Work, WorkKind};
 
 /// No write for this long: the superblocks are made clean again. md's default for its safe mode.
 const IDLE: Duration = Duration::from_millis(200);
@@ -66,16 +69,36 @@ enum Cause {
     Dirty,
     Clean,
     Failure,
+    Membership,
     Checkpoint,
+}
+
+/// What of a round is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Flush,
+    /// Bad-block lists, before the superblocks that speak of them.
+    Lists,
+    Superblocks,
 }
 
 /// A superblock round under way.
 struct Round {
     cause: Cause,
-    writing: bool,
+    phase: Phase,
     left: usize,
     written: usize,
-    refused: Vec<usize>,
+    refused: Vec<DiskId>,
+    /// Told when the round has ended.
+    waiting: Vec<mpsc::Sender<Result<()>>>,
+}
+
+/// Rows under way in a recovery: which position of the walk they belong to.
+#[derive(Clone, Copy)]
+struct Filling {
+    position: u64,
+    stripe: Stripe,
+    rows: Rows,
 }
 
 pub(super) struct Keeper {
@@ -84,15 +107,18 @@ pub(super) struct Keeper {
     members: Members,
     view: View,
     /// One buffer per member for its superblock.
-    pages: Vec<RegionId>,
+    pages: Vec<(DiskId, RegionId)>,
     round: Option<Round>,
     failed: SlotSet,
+    changes: VecDeque<Change>,
     dirty_wanted: bool,
     stop: bool,
     pause: bool,
     walk: Option<Walk>,
     walk_started: Option<(Instant, u64)>,
-    lost_rows: u64,
+    filling: Vec<Option<Filling>>,
+    /// Parts of failed rows, to be tried by themselves.
+    retry: Vec<Filling>,
     published: Option<Instant>,
     checkpointed: Option<Instant>,
     writes_seen: u64,
@@ -102,10 +128,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(board: &Arc<Board>, members: Members, degraded: &[Slot]) -> Result<Keeper> {
-        let mut core = Core::new(board, WINDOW)?;
-        let pages = (0..members.list.len())
-            .map(|_| core.side.memory.pool_alloc(4096).expect("an empty pool has room for the superblocks"))
-            .collect();
+        let core = Core::new(board, 2 * WINDOW)?;
         board.set_keeper(Some(core.side.disks.waker()));
         let view = (*board.health().view).clone();
         let mut keeper = Keeper {
@@ -113,15 +136,17 @@ impl Keeper {
             core,
             members,
             view,
-            pages,
+            pages: Vec::new(),
             round: None,
             failed: degraded.iter().copied().collect(),
+            changes: VecDeque::new(),
             dirty_wanted: false,
             stop: false,
             pause: false,
             walk: None,
             walk_started: None,
-            lost_rows: 0,
+            filling: vec![None; 2 * WINDOW],
+            retry: Vec::new(),
             published: None,
             checkpointed: None,
             writes_seen: 0,
@@ -130,10 +155,6 @@ impl Keeper {
         };
         keeper.plan_recovery();
         Ok(keeper)
-    }
-
-    pub(super) fn waker(&self) -> Arc<dyn Wake> {
-        self.core.side.disks.waker()
     }
 
     /// Does what there is to do. Returns how long it may sleep, at most; `None` when it has come to its end.
@@ -157,16 +178,17 @@ impl Keeper {
 
     /// Sleeps until something happens.
     pub(super) fn sleep(&mut self, most: Duration) {
-        if self.core.own.is_empty() {
+        if self.core.own.is_empty() && !self.core.has_replies() {
             self.core.pump(Some(most));
         }
     }
 
     fn listen(&mut self) {
-        let Inbox { dirty_wanted, failed, stop, pause } = self.board.take_inbox();
+        let Inbox { dirty_wanted, failed, stop, pause, changes } = self.board.take_inbox();
         self.dirty_wanted |= dirty_wanted;
         self.stop |= stop;
         self.pause |= pause;
+        self.changes.extend(changes);
         for slot in failed.iter() {
             self.failed.insert(slot);
         }
@@ -177,15 +199,23 @@ impl Keeper {
     fn next_round(&mut self, now: Now) {
         let shared = self.board.shared.clone();
         if self.fail_members() {
-            return self.begin(Cause::Failure, now);
+            return self.begin(Cause::Failure, now, Vec::new());
+        }
+        if let Some(change) = self.changes.pop_front() {
+            if let Some(waiting) = self.change(change) {
+                return self.begin(Cause::Membership, now, vec![waiting]);
+            }
         }
         if self.dirty_wanted {
             self.dirty_wanted = false;
             if shared.is_dirty() {
                 self.board.wake_queues();
             } else {
-                return self.begin(Cause::Dirty, now);
+                return self.begin(Cause::Dirty, now, Vec::new());
             }
+        }
+        if self.activate_spare() {
+            return self.begin(Cause::Membership, now, Vec::new());
         }
         let writes = shared.writes_begun();
         if writes != self.writes_seen || self.quiet_since.is_none() {
@@ -195,22 +225,23 @@ impl Keeper {
         let quiet = self.quiet_since.is_some_and(|since| now.monotonic - since >= IDLE);
         if shared.is_dirty() && (quiet || self.stop) {
             if shared.try_clean() {
-                return self.begin(Cause::Clean, now);
+                return self.begin(Cause::Clean, now, Vec::new());
             }
             // Somebody may have looked while the mark was away.
             self.board.wake_queues();
         }
         if let Some(walk) = &self.walk {
-            let resting = (self.stop || self.pause) && walk.is_quiet();
+            let quiet = walk.is_quiet();
+            let resting = (self.stop || self.pause) && quiet;
             let due = self.checkpointed.is_none_or(|last| now.monotonic - last >= CHECKPOINT);
             if walk.is_finished() || resting || (due && walk.watermark() > 0) {
                 self.advance_watermark();
-                return self.begin(Cause::Checkpoint, now);
+                return self.begin(Cause::Checkpoint, now, Vec::new());
             }
         }
         if self.stop && !shared.is_dirty() && self.walk.is_none() {
-            if self.members.changed {
-                return self.begin(Cause::Clean, now);
+            if self.members.changed && !shared.is_broken() {
+                return self.begin(Cause::Clean, now, Vec::new());
             }
             self.finished = true;
         }
@@ -223,72 +254,162 @@ impl Keeper {
         for slot in failed.iter() {
             let member = self.view.members.get(slot.index());
             let gone = member.is_none_or(|member| member.presence == Presence::Missing);
-            let known_missing =
-                gone && self.members.list.first().is_some_and(|m| m.superblock.roles.contains(&slot.0));
+            let known_missing = gone && self.members.counts_on(slot);
             let bearable = self.board.geometry.tolerates(&self.view.incomplete().with(slot));
             // The last one that holds something is not given up: what it can still read is all there is.
-            if (gone && !known_missing) || !bearable || !self.board.geometry.is_redundant() {
+            if (gone && !known_missing) || !bearable {
                 continue;
             }
-            let name = self.members.list.iter().find(|m| m.slot() == Some(slot)).map(|m| m.name.clone());
-            if let Some(name) = name {
+            if let Some(member) = self.members.list.iter().find(|member| member.slot() == Some(slot)) {
+                let (disk, name) = (member.disk, member.name.clone());
                 lock(&self.board.notes).push(format!("{name} ({slot}) failed and is no longer used"));
+                self.forget_page(disk);
+                self.set_fate(disk, Fate::Aside(MemberState::Faulty, format!("it failed in {slot}")));
             }
-            self.drop_page_of(slot);
             self.members.fail_slot(slot);
             if let Some(member) = self.view.members.get_mut(slot.index()) {
                 member.presence = Presence::Missing;
                 member.bad.clear();
             }
             if self.walk.as_ref().is_some_and(|walk| walk.goal() == Goal::Rebuild(slot)) {
-                self.walk = None;
+                self.end_walk();
             }
             any = true;
         }
         any
     }
 
-    fn drop_page_of(&mut self, slot: Slot) {
-        if let Some(index) = self.members.list.iter().position(|member| member.slot() == Some(slot)) {
-            let page = self.pages.remove(index);
+    /// Takes a change of membership into the tables; `None` if it was answered at once.
+    fn change(&mut self, change: Change) -> Option<mpsc::Sender<Result<()>>> {
+        match change.what {
+            What::Join(member) => {
+                self.core.side.disks.attach(member.disk);
+                let sb = &member.superblock;
+                lock(&self.board.roster).push(Row {
+                    disk: member.disk,
+                    name: member.name.clone(),
+                    fate: Fate::Spare,
+                    events: sb.events,
+                    uuid: Some(sb.device_uuid),
+                    dev_number: Some(sb.dev_number),
+                });
+                self.members.join(*member);
+            }
+            What::Forget(disk) => {
+                let number =
+                    lock(&self.board.roster).iter().find(|row| row.disk == disk).and_then(|r| r.dev_number);
+                let Some(number) = number else {
+                    let text = "the disk is no member";
+                    // Whoever asked may have stopped waiting.
+                    let _ = change.done.send(Err(Error::new(ErrorKind::NotFound, text)));
+                    return None;
+                };
+                lock(&self.board.roster).retain(|row| row.disk != disk);
+                self.forget_page(disk);
+                self.members.list.retain(|member| member.disk != disk);
+                self.members.set_role(number, Role::Spare);
+            }
+        }
+        Some(change.done)
+    }
+
+    /// Lets a spare take over an empty slot, if there are both. Redundancy has to agree before.
+    fn activate_spare(&mut self) -> bool {
+        let rebuilding = self.view.members.iter().any(|m| matches!(m.presence, Presence::Below(_)));
+        let in_sync = self.view.synced_below == u64::MAX;
+        if self.stop || self.pause || rebuilding || !in_sync || self.board.shared.is_broken() {
+            return false;
+        }
+        let missing = self.view.missing();
+        let Some(slot) = missing.iter().next() else { return false };
+        let Some(disk) = self.members.activate_spare(slot) else { return false };
+        if let Some(member) = self.view.members.get_mut(slot.index()) {
+            *member = MemberView { presence: Presence::Below(MemberLba(0)), ..MemberView::default() };
+        }
+        self.set_fate(disk, Fate::Active(slot));
+        let name =
+            self.members.list.iter().find(|member| member.disk == disk).map(|member| member.name.clone());
+        lock(&self.board.notes).push(format!("spare {} takes over {slot}", name.unwrap_or_default()));
+        true
+    }
+
+    fn set_fate(&self, disk: DiskId, fate: Fate) {
+        if let Some(row) = lock(&self.board.roster).iter_mut().find(|row| row.disk == disk) {
+            row.fate = fate;
+        }
+    }
+
+    fn page(&mut self, disk: DiskId) -> Option<RegionId> {
+        if let Some(&(_, page)) = self.pages.iter().find(|(of, _)| *of == disk) {
+            return Some(page);
+        }
+        let page = self.core.side.memory.pool_alloc(4096)?;
+        self.pages.push((disk, page));
+        Some(page)
+    }
+
+    fn forget_page(&mut self, disk: DiskId) {
+        if let Some(index) = self.pages.iter().position(|(of, _)| *of == disk) {
+            let (_, page) = self.pages.swap_remove(index);
             self.core.side.memory.pool_free(page);
         }
     }
 
-    fn begin(&mut self, cause: Cause, now: Now) {
+    fn begin(&mut self, cause: Cause, now: Now, waiting: Vec<mpsc::Sender<Result<()>>>) {
         let in_sync = Sectors(self.view.synced_below);
         match cause {
             Cause::Dirty => self.members.set_resync_offset(Sectors(0)),
             Cause::Clean => self.members.set_resync_offset(in_sync),
             // A dirty LU stays so; its resync starts from the beginning after a crash.
             Cause::Checkpoint if !self.board.shared.is_dirty() => self.members.set_resync_offset(in_sync),
-            Cause::Failure | Cause::Checkpoint => {}
+            Cause::Failure | Cause::Checkpoint | Cause::Membership => {}
         }
         self.members.stamp(if cause == Cause::Failure { 2 } else { 1 }, now.wall);
-        let flush_first = matches!(cause, Cause::Clean | Cause::Checkpoint);
-        let mut round = Round { cause, writing: false, left: 0, written: 0, refused: Vec::new() };
-        if flush_first {
-            for (i, member) in self.members.list.iter().enumerate() {
-                self.core.side.disks.submit(OWN | i as u64, Op::Flush { disk: member.disk });
-                round.left += 1;
-            }
-        } else {
-            self.write_superblocks(&mut round);
-        }
+        let phase =
+            if matches!(cause, Cause::Clean | Cause::Checkpoint) { Phase::Flush } else { Phase::Lists };
+        let mut round = Round { cause, phase, left: 0, written: 0, refused: Vec::new(), waiting };
+        self.submit_phase(&mut round);
         self.round = Some(round);
     }
 
-    fn write_superblocks(&mut self, round: &mut Round) {
-        round.writing = true;
-        for (i, member) in self.members.list.iter_mut().enumerate() {
-            let (disk, at) = (member.disk, member.at());
-            let bytes = member.encode();
-            let span = Span { region: self.pages[i], offset: 0, len: bytes.len() as u32 };
-            self.core.side.memory.write_bytes(span, bytes);
-            let buf = self.core.side.memory.io_write_from(span);
-            self.core.side.disks.submit(OWN | i as u64, Op::Write { disk, at, buf, fua: true });
-            round.left += 1;
+    /// Submits the operations of the round's phase, going on to the next where there are none.
+    fn submit_phase(&mut self, round: &mut Round) {
+        loop {
+            for index in 0..self.members.list.len() {
+                if self.submit_to(index, round.phase) {
+                    round.left += 1;
+                }
+            }
+            match round.phase {
+                Phase::Flush if round.left == 0 => round.phase = Phase::Lists,
+                Phase::Lists if round.left == 0 => round.phase = Phase::Superblocks,
+                _ => return,
+            }
         }
+    }
+
+    /// Submits one member's operation of a phase, if it has one.
+    fn submit_to(&mut self, index: usize, phase: Phase) -> bool {
+        let disk = self.members.list[index].disk;
+        let ticket = OWN | u64::from(disk.0);
+        if phase == Phase::Flush {
+            self.core.side.disks.submit(ticket, Op::Flush { disk });
+            return true;
+        }
+        let member = &mut self.members.list[index];
+        let (at, bytes) = match phase {
+            Phase::Lists => match member.take_bad() {
+                Some(list) => list,
+                None => return false,
+            },
+            _ => (member.at(), member.encode().to_vec()),
+        };
+        let Some(page) = self.page(disk) else { return false };
+        let span = Span { region: page, offset: 0, len: bytes.len().min(4096) as u32 };
+        self.core.side.memory.write_bytes(span, &bytes[..span.len as usize]);
+        let buf = self.core.side.memory.io_write_from(span);
+        self.core.side.disks.submit(ticket, Op::Write { disk, at, buf, fua: true });
+        true
     }
 
     fn take_completions(&mut self, now: Now) {
@@ -296,11 +417,10 @@ impl Keeper {
             let own = std::mem::take(&mut self.core.own);
             let Some(mut round) = self.round.take() else { return };
             for (ticket, ok) in own {
-                let index = (ticket & !OWN) as usize;
                 round.left -= 1;
                 if !ok {
-                    round.refused.push(index);
-                } else if round.writing {
+                    round.refused.push(DiskId((ticket & !OWN) as u16));
+                } else if round.phase == Phase::Superblocks {
                     round.written += 1;
                 }
             }
@@ -308,93 +428,78 @@ impl Keeper {
                 self.round = Some(round);
                 return;
             }
-            if !round.writing {
-                // What a member could not flush is gone from it: it fails, and the others are told.
-                if self.drop_refused(&round) {
-                    return self.begin(Cause::Failure, now);
-                }
-                self.write_superblocks(&mut round);
-                self.round = Some(round);
-                self.core.pump(None);
-                continue;
+            if round.phase == Phase::Superblocks {
+                return self.end(round, now);
             }
-            return self.end(round, now);
+            // What a member could not flush is gone from it: it fails, and the others are told first.
+            if self.drop_refused(&round) {
+                return self.begin(Cause::Failure, now, round.waiting);
+            }
+            round.refused.clear();
+            round.phase = if round.phase == Phase::Flush { Phase::Lists } else { Phase::Superblocks };
+            self.submit_phase(&mut round);
+            self.round = Some(round);
+            self.core.pump(None);
         }
     }
 
-    /// Fails the members that refused a flush or a superblock. True if the tables changed.
+    /// Fails the members that refused a flush, a list or a superblock. True if the tables changed.
     fn drop_refused(&mut self, round: &Round) -> bool {
-        let mut refused: Vec<_> = round
-            .refused
-            .iter()
-            .filter_map(|&i| self.members.list.get(i))
-            .map(|m| (m.disk, m.slot()))
-            .collect();
-        refused.dedup();
-        for &(disk, slot) in &refused {
-            match slot {
-                Some(slot) => self.failed.insert(slot),
-                None => {
-                    if let Some(index) = self.members.list.iter().position(|member| member.disk == disk) {
-                        let page = self.pages.remove(index);
-                        self.core.side.memory.pool_free(page);
-                    }
-                    self.members.fail_disk(disk);
-                }
+        let mut spare_dropped = false;
+        for &disk in &round.refused {
+            let Some(member) = self.members.list.iter().find(|member| member.disk == disk) else { continue };
+            if let Some(slot) = member.slot() {
+                self.failed.insert(slot);
+                continue;
             }
+            self.forget_page(disk);
+            self.set_fate(disk, Fate::Aside(MemberState::Faulty, "its superblock cannot be written".into()));
+            self.members.fail_disk(disk);
+            spare_dropped = true;
         }
-        let spare_dropped = refused.iter().any(|(_, slot)| slot.is_none());
         self.fail_members() | spare_dropped
     }
 
     fn end(&mut self, round: Round, now: Now) {
-        if round.written == 0 && !self.members.list.is_empty() {
+        if round.written == 0 {
             self.board.shared.set_broken();
             self.board.wake_queues();
-            self.finished = self.stop;
             self.dirty_wanted = false;
-            self.walk = None;
+            self.members.changed = false;
+            self.end_walk();
+            for waiting in round.waiting {
+                let _ = waiting.send(Err(Error::new(ErrorKind::Io, "no superblock could be written")));
+            }
             return;
         }
-        let dropped = self.drop_refused(&round);
-        // The failure that started the round may only be published once every survivor has it.
-        if dropped {
-            let again = if round.cause == Cause::Dirty { Cause::Dirty } else { Cause::Failure };
-            return self.begin_failure(again, now);
+        // A failure may only be published once every survivor has it: another round, whatever this one was for.
+        if self.drop_refused(&round) {
+            self.dirty_wanted |= round.cause == Cause::Dirty;
+            return self.begin(Cause::Failure, now, round.waiting);
         }
+        let resting = self.stop || self.pause;
         match round.cause {
             Cause::Dirty => {
                 self.board.shared.set_dirty();
                 self.quiet_since = Some(now.monotonic);
-                self.publish_if_changed();
-                self.board.wake_queues();
             }
-            Cause::Failure => {
-                self.publish_if_changed();
-                self.board.wake_queues();
-            }
-            Cause::Clean => {}
             Cause::Checkpoint => {
                 self.checkpointed = Some(now.monotonic);
-                self.publish_if_changed();
-                if self.walk.as_ref().is_some_and(|walk| walk.is_finished() || self.stop || self.pause) {
-                    self.walk = None;
-                    *lock(&self.board.work) = None;
-                    if !self.stop && !self.pause {
-                        self.plan_recovery();
-                    }
+                if self.walk.as_ref().is_some_and(|walk| walk.is_finished() || resting) {
+                    self.end_walk();
                 }
             }
+            Cause::Failure | Cause::Membership | Cause::Clean => {}
         }
-    }
-
-    /// A round that failed members is followed by one that says so; a wish to be dirty stays in it.
-    fn begin_failure(&mut self, cause: Cause, now: Now) {
-        if cause == Cause::Dirty {
-            self.members.set_resync_offset(Sectors(0));
-            self.members.events += 1;
+        self.publish_if_changed();
+        self.board.wake_queues();
+        if self.walk.is_none() && !resting {
+            self.plan_recovery();
         }
-        self.begin(cause, now);
+        for waiting in round.waiting {
+            // Whoever asked may have stopped waiting.
+            let _ = waiting.send(Ok(()));
+        }
     }
 
     fn publish_if_changed(&mut self) {
@@ -402,10 +507,6 @@ impl Keeper {
         if current.view.members == self.view.members && current.view.synced_below == self.view.synced_below {
             return;
         }
-        self.publish();
-    }
-
-    fn publish(&mut self) {
         self.view.epoch += 1;
         let wires = (0..self.view.members.len()).map(|slot| self.members.wire(Slot(slot as u16))).collect();
         self.board.publish(Health { view: Arc::new(self.view.clone()), wires });
@@ -416,9 +517,6 @@ impl Keeper {
     /// Is there something to resync, or a member half rebuilt?
     fn plan_recovery(&mut self) {
         let geometry = &self.board.geometry;
-        if !geometry.is_redundant() {
-            return;
-        }
         let rebuilding =
             self.view.members.iter().enumerate().find_map(|(slot, member)| match member.presence {
                 Presence::Below(watermark) => Some((Slot(slot as u16), watermark)),
@@ -431,41 +529,125 @@ impl Keeper {
         };
         self.walk = goal.map(|(goal, from)| Walk::new(geometry, goal, from, WINDOW));
         self.walk_started = None;
-        self.lost_rows = 0;
+        self.tell_work(None);
+    }
+
+    fn end_walk(&mut self) {
+        self.walk = None;
+        self.retry.clear();
+        *lock(&self.board.work) = None;
     }
 
     fn recover(&mut self, now: Now) {
-        let geometry = self.board.geometry.clone();
-        let Some(walk) = &mut self.walk else { return };
         while let Some(reply) = self.core.reply() {
-            walk.done(reply.cookie);
-            if reply.result.is_err() {
-                self.lost_rows += 1;
-            }
+            self.filled(reply);
         }
+        let geometry = self.board.geometry.clone();
         let hold = self.stop || self.pause || self.board.shared.is_broken();
-        while !hold && self.core.has_room() {
-            let Some((position, stripe, rows)) = walk.next(&geometry) else { break };
-            let request = Request::Fill { stripe, rows };
-            if self.core.submit(position, request).is_err() {
+        while self.walk.is_some() && self.core.has_room() {
+            let again = self.retry.pop();
+            let Some(walk) = &mut self.walk else { break };
+            let next = again.or_else(|| {
+                // Only whole new rows are held back; parts of what was begun are finished.
+                let (position, stripe, rows) = (!hold).then(|| walk.next(&geometry)).flatten()?;
+                Some(Filling { position, stripe, rows })
+            });
+            let Some(filling) = next else { break };
+            let Some(place) = self.filling.iter().position(Option::is_none) else {
+                self.retry.push(filling);
+                break;
+            };
+            let request = Request::Fill { stripe: filling.stripe, rows: filling.rows };
+            if self.core.submit(place as u64, request).is_err() {
+                self.retry.push(filling);
                 break;
             }
+            self.filling[place] = Some(filling);
         }
+        let Some(walk) = &self.walk else { return };
         let (started, from) = *self.walk_started.get_or_insert((now.monotonic, walk.watermark()));
-        let unit = SECTOR;
         let (done, total) = (walk.watermark(), walk.end().0);
-        let kind = if walk.goal() == Goal::Resync { WorkKind::Resync } else { WorkKind::Rebuild };
         let spent = (now.monotonic - started).as_secs_f64();
         let eta = (done > from && spent > 0.5)
             .then(|| ((total - done) as f64 / ((done - from) as f64 / spent)).ceil() as u64);
-        *lock(&self.board.work) =
-            Some(Work { kind, done_bytes: done * unit, total_bytes: total * unit, eta_seconds: eta });
+        self.tell_work(eta);
         // Between checkpoints queues profit from what is done already: it need not be on disk for that.
         let due = self.published.is_none_or(|last| now.monotonic - last >= PUBLISH);
         if due && self.round.is_none() {
             self.published = Some(now.monotonic);
             self.advance_watermark();
             self.publish_if_changed();
+        }
+    }
+
+    fn tell_work(&self, eta_seconds: Option<u64>) {
+        let work = self.walk.as_ref().map(|walk| Work {
+            kind: if walk.goal() == Goal::Resync { WorkKind::Resync } else { WorkKind::Rebuild },
+            done_bytes: walk.watermark() * SECTOR,
+            total_bytes: walk.end().0 * SECTOR,
+            eta_seconds,
+        });
+        *lock(&self.board.work) = work;
+    }
+
+    /// Rows of a recovery are filled, or cannot be: then they are halved until only the lost blocks are left.
+    fn filled(&mut self, reply: Reply) {
+        let Some(filling) = self.filling.get_mut(reply.cookie as usize).and_then(Option::take) else {
+            return;
+        };
+        let Some(walk) = &self.walk else { return };
+        let goal = walk.goal();
+        if let Err(Trouble::Lost(_)) = reply.result {
+            let block = self.board.block / SECTOR as u32;
+            let rows = filling.rows;
+            if rows.len() > block {
+                let middle = rows.start + (rows.len() / 2).next_multiple_of(block).min(rows.len() - 1);
+                let middle = middle.min(rows.end).max(rows.start + block);
+                self.retry.push(Filling { rows: Rows::new(rows.start, middle), ..filling });
+                self.retry.push(Filling { rows: Rows::new(middle, rows.end), ..filling });
+                return;
+            }
+            self.give_up(goal, filling);
+        }
+        let position = filling.position;
+        let part = |other: &Filling| other.position == position;
+        let more = self.retry.iter().any(part) || self.filling.iter().flatten().any(part);
+        if let (false, Some(walk)) = (more, &mut self.walk) {
+            walk.done(position);
+        }
+    }
+
+    /// Rows that redundancy cannot give back. On the member being rebuilt they are recorded as bad, so that nobody ever
+    /// takes what is there for data.
+    fn give_up(&mut self, goal: Goal, filling: Filling) {
+        let map = self.board.geometry.stripe(filling.stripe);
+        let data = u16::from(map.parities());
+        for cell in 0..map.cells() - data {
+            let place = map.cell(cell);
+            if goal == Goal::Rebuild(place.slot) {
+                let lba = map.lba(if map.parities() == 0 { 0 } else { cell })
+                    + Sectors(u64::from(filling.rows.start));
+                let (start, length) = (lba.bytes(), u64::from(filling.rows.len()) * SECTOR);
+                lock(&self.board.notes).push(format!("{length} bytes at {start} of the LU are lost"));
+            }
+        }
+        let Goal::Rebuild(slot) = goal else { return };
+        let Some(cell) = map.cell_of(slot) else { return };
+        let at = map.cell(cell).at + Sectors(u64::from(filling.rows.start));
+        let length = Sectors(u64::from(filling.rows.len()));
+        let member = self.members.list.iter_mut().find(|member| member.slot() == Some(slot));
+        if !member.is_some_and(|member| member.add_bad(at, length)) {
+            self.failed.insert(slot);
+            return;
+        }
+        self.members.changed = true;
+        if let Some(member) = self.view.members.get_mut(slot.index()) {
+            let end = at + length;
+            match member.bad.iter_mut().find(|(_, bad_end)| *bad_end == at) {
+                Some(range) => range.1 = end,
+                None => member.bad.push((at, end)),
+            }
+            member.bad.sort();
         }
     }
 

@@ -7,6 +7,7 @@
 //! it can be told later whether somebody else has written.
 
 use crate::disk::DiskId;
+use crate::format::badblocks::BadBlocks;
 use crate::format::superblock::{Features, Role, Superblock, Time};
 use crate::units::{DiskLba, MemberLba, SECTOR, Sectors, Slot};
 
@@ -21,6 +22,9 @@ pub(super) struct Member {
     /// The slot's bytes; what is not ours in them stays.
     bytes: Vec<u8>,
     block: u32,
+    /// Its bad ranges, and whether the list on disk says something else.
+    bad: BadBlocks,
+    bad_changed: bool,
 }
 
 impl Member {
@@ -30,8 +34,31 @@ impl Member {
         superblock: Superblock,
         bytes: Vec<u8>,
         block: u32,
+        bad: BadBlocks,
     ) -> Member {
-        Member { disk, name, superblock, bytes, block }
+        Member { disk, name, superblock, bytes, block, bad, bad_changed: false }
+    }
+
+    /// Adds a range of the data area to the list. False if there is no room for it: the member cannot be kept then.
+    pub(super) fn add_bad(&mut self, at: MemberLba, length: Sectors) -> bool {
+        self.bad.insert(self.superblock.data_offset + Sectors(at.0), length);
+        self.bad_changed = true;
+        self.superblock.features = self.superblock.features.with(Features::BAD_BLOCKS);
+        self.encode_bad().is_some()
+    }
+
+    /// The list and where it goes, whole blocks; `None` if there is no place for it or not enough.
+    fn encode_bad(&self) -> Option<(DiskLba, Vec<u8>)> {
+        let area = self.superblock.bblog_area()?;
+        let capacity = (area.length.bytes() / 8) as usize;
+        let bytes = self.bad.emit(self.superblock.bblog.shift, capacity).ok()?;
+        Some((area.start, bytes))
+    }
+
+    /// The list to be written before the superblock that speaks of it, if it changed.
+    pub(super) fn take_bad(&mut self) -> Option<(DiskLba, Vec<u8>)> {
+        let changed = std::mem::take(&mut self.bad_changed);
+        changed.then(|| self.encode_bad()).flatten()
     }
 
     /// The slot this member fills, if it fills one.
@@ -79,8 +106,9 @@ impl Members {
         Members { list, events, changed: false }
     }
 
-    pub(super) fn resync_offset(&self) -> Sectors {
-        self.list.first().map_or(Sectors::MAX, |m| m.superblock.resync_offset)
+    /// Does the table of roles say that somebody fills `slot`?
+    pub(super) fn counts_on(&self, slot: Slot) -> bool {
+        self.list.first().is_some_and(|member| member.superblock.roles.contains(&slot.0))
     }
 
     pub(super) fn set_resync_offset(&mut self, offset: Sectors) {
@@ -131,6 +159,39 @@ impl Members {
         let Some(index) = self.list.iter().position(|member| member.disk == disk) else { return };
         let member = self.list.remove(index);
         self.set_role(member.superblock.dev_number, Role::Faulty);
+    }
+
+    /// A disk joins as a spare; its superblock has its own number and the LU's facts.
+    pub(super) fn join(&mut self, mut member: Member) {
+        let number = member.superblock.dev_number;
+        if let Some(other) = self.list.first() {
+            let (sb, facts) = (&mut member.superblock, &other.superblock);
+            (sb.events, sb.resync_offset, sb.size) = (facts.events, facts.resync_offset, facts.size);
+            sb.roles.clone_from(&facts.roles);
+        }
+        self.list.push(member);
+        self.set_role(number, Role::Spare);
+    }
+
+    /// A spare that fits fills `slot` from now on; nothing on it is good yet. `None` if there is no spare.
+    pub(super) fn activate_spare(&mut self, slot: Slot) -> Option<DiskId> {
+        let need = self.list.iter().find(|m| m.slot().is_some())?.superblock.size;
+        let spare = self
+            .list
+            .iter()
+            .find(|m| m.superblock.my_role() == Role::Spare && m.superblock.data_size >= need)?;
+        let (disk, number) = (spare.disk, spare.superblock.dev_number);
+        // Whoever had the slot before has it no more, also where it was never recorded as faulty.
+        let former: Vec<u32> = {
+            let roles = spare.superblock.roles.iter().enumerate();
+            roles.filter(|&(_, &role)| role == slot.0).map(|(i, _)| i as u32).collect()
+        };
+        for number in former {
+            self.set_role(number, Role::Faulty);
+        }
+        self.set_role(number, Role::Active(slot));
+        self.set_watermark(slot, Some(MemberLba(0)));
+        Some(disk)
     }
 
     /// Everything for the next round: a new event count and time on all.

@@ -11,11 +11,11 @@ use crate::format::superblock::{Features, Found, Uuid, locate};
 use crate::units::{SECTOR, Sectors, Slot};
 
 use super::assemble::{Allow, Candidate, Fate, Joined, join};
-use super::board::{Board, Health, Wire};
+use super::board::{Board, Health, Wire, lock};
 use super::keeper::{Keeper, spawn};
 use super::members::{Member, Members};
 use super::queue::Pool;
-use super::status::{Describe, Status};
+use super::status::{Describe, Status, roster};
 use super::{Lu, slots_named};
 
 /// What an LU is opened for.
@@ -420,6 +420,7 @@ pub(super) fn start(backend: Arc<dyn Backend>, joined: Joined, access: Access) -
     let kernels = cpu::kernels();
     let board = Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, health));
 
+    *lock(&board.roster) = roster(&joined);
     let mut keeper = None;
     if !read_only {
         let written = |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare);
@@ -428,7 +429,7 @@ pub(super) fn start(backend: Arc<dyn Backend>, joined: Joined, access: Access) -
             let found = candidate.found.as_ref().ok()?;
             let block = backend.info(candidate.disk).block;
             let (sb, bytes) = (found.superblock.clone(), found.slot.clone());
-            Some(Member::new(candidate.disk, candidate.name.clone(), sb, bytes, block))
+            Some(Member::new(candidate.disk, candidate.name.clone(), sb, bytes, block, candidate.bad.clone()))
         });
         let members = Members::new(list.collect(), joined.candidates[joined.freshest].disk);
         if board.geometry.is_redundant() {

@@ -99,8 +99,8 @@ impl Core {
         self.engine.has_room()
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.engine.is_idle()
+    pub(super) fn has_replies(&self) -> bool {
+        !self.replies.is_empty()
     }
 
     pub(super) fn reply(&mut self) -> Option<Reply> {

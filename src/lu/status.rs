@@ -2,13 +2,13 @@
 
 use core::fmt;
 
-use crate::disk::Backend;
+use crate::disk::{Backend, DiskId};
 use crate::format::superblock::{Features, Minor, Superblock, Uuid};
 use crate::geometry::Geometry;
 use crate::plan::{Presence, View};
 use crate::units::{Level, SECTOR, Slot};
 
-use super::assemble::{Fate, Joined, short_name};
+use super::assemble::{Candidate, Fate, Joined, short_name};
 use super::board::{Board, lock};
 
 pub use crate::format::placement::Policy;
@@ -170,34 +170,43 @@ pub(super) struct Describe {
     metadata: Minor,
     dirty: bool,
     events: u64,
-    rows: Vec<Row>,
     warnings: Vec<String>,
     smallest: u64,
 }
 
-/// A disk that was offered.
+/// A disk that was offered, or added since.
 #[derive(Clone, Debug)]
-struct Row {
-    disk: String,
-    fate: Fate,
-    slot_says: Option<u16>,
-    events: u64,
-    uuid: Option<Uuid>,
+pub(super) struct Row {
+    pub disk: DiskId,
+    pub name: String,
+    pub fate: Fate,
+    pub events: u64,
+    pub uuid: Option<Uuid>,
+    pub dev_number: Option<u32>,
+}
+
+impl Row {
+    pub(super) fn new(candidate: &Candidate, fate: &Fate) -> Row {
+        let sb = candidate.found.as_ref().ok().map(|found| &found.superblock);
+        Row {
+            disk: candidate.disk,
+            name: candidate.name.clone(),
+            fate: fate.clone(),
+            events: sb.map_or(0, |sb| sb.events),
+            uuid: sb.map(|sb| sb.device_uuid),
+            dev_number: sb.map(|sb| sb.dev_number),
+        }
+    }
+}
+
+/// A row for every disk that was offered.
+pub(super) fn roster(joined: &Joined) -> Vec<Row> {
+    joined.candidates.iter().zip(&joined.fates).map(|(candidate, fate)| Row::new(candidate, fate)).collect()
 }
 
 impl Describe {
     pub(super) fn new(joined: &Joined, backend: &dyn Backend, memory_align: Option<usize>) -> Describe {
         let facts = joined.facts();
-        let row = |(candidate, fate): (&super::assemble::Candidate, &Fate)| {
-            let sb = candidate.found.as_ref().ok().map(|found| &found.superblock);
-            Row {
-                disk: candidate.name.clone(),
-                fate: fate.clone(),
-                slot_says: None,
-                events: sb.map_or(0, |sb| sb.events),
-                uuid: sb.map(|sb| sb.device_uuid),
-            }
-        };
         let sizes = joined.candidates.iter().map(|candidate| backend.info(candidate.disk).size.bytes());
         Describe {
             name: short_name(facts),
@@ -210,7 +219,6 @@ impl Describe {
             metadata: facts.minor,
             dirty: joined.dirty,
             events: facts.events,
-            rows: joined.candidates.iter().zip(&joined.fates).map(row).collect(),
             warnings: joined.warnings(),
             smallest: sizes.min().unwrap_or(0),
         }
@@ -218,7 +226,7 @@ impl Describe {
 
     /// Of an LU that nobody holds open.
     pub(super) fn at_rest(&self, joined: &Joined) -> Status {
-        let mut status = self.status(&joined.geometry, &joined.view, &|_| 0);
+        let mut status = self.status(&roster(joined), &joined.geometry, &joined.view, &|_| 0);
         status.refusal = joined.refusal.as_ref().map(|refusal| refusal.to_string());
         if status.refusal.is_some() {
             status.state = State::Failed;
@@ -235,7 +243,8 @@ impl Describe {
     /// Of an LU that is open here.
     pub(super) fn now(&self, board: &Board) -> Status {
         let view = board.health().view.clone();
-        let mut status = self.status(&board.geometry, &view, &|slot| board.read_errors(slot));
+        let rows = lock(&board.roster).clone();
+        let mut status = self.status(&rows, &board.geometry, &view, &|slot| board.read_errors(slot));
         if let Some(work) = *lock(&board.work) {
             status.work = Some(work);
         }
@@ -252,7 +261,13 @@ impl Describe {
         pending(&board.geometry, &view)
     }
 
-    fn status(&self, geometry: &Geometry, view: &View, read_errors: &dyn Fn(Slot) -> u64) -> Status {
+    fn status(
+        &self,
+        rows: &[Row],
+        geometry: &Geometry,
+        view: &View,
+        read_errors: &dyn Fn(Slot) -> u64,
+    ) -> Status {
         let missing = view.missing();
         let incomplete = view.incomplete();
         let work = pending(geometry, view);
@@ -275,8 +290,8 @@ impl Describe {
             metadata: self.metadata,
             state,
             redundancy_left: if whole { geometry.redundancy_left(&incomplete) } else { 0 },
-            members: self.members(view, read_errors),
-            spares: self.rows.iter().filter(|row| row.fate == Fate::Spare).count(),
+            members: members(rows, view, read_errors),
+            spares: rows.iter().filter(|row| row.fate == Fate::Spare).count(),
             work,
             dirty: self.dirty,
             events: self.events,
@@ -286,50 +301,6 @@ impl Describe {
         };
         self.advise(&mut status, geometry.is_redundant(), missing.len());
         status
-    }
-
-    /// By slot; then spares, replacements and former members.
-    fn members(&self, view: &View, read_errors: &dyn Fn(Slot) -> u64) -> Vec<MemberStatus> {
-        let mut all = Vec::new();
-        let mut placed = vec![false; self.rows.len()];
-        for (index, member) in view.members.iter().enumerate() {
-            let slot = Slot(index as u16);
-            let state = match member.presence {
-                Presence::Missing => MemberState::Missing,
-                Presence::Present => MemberState::Active,
-                Presence::Below(_) => MemberState::Rebuilding,
-            };
-            let row = self.rows.iter().position(|row| row.fate == Fate::Active(slot));
-            // A member that failed while we held the LU leaves an empty slot and is listed as a former one.
-            let row = row.filter(|_| state != MemberState::Missing);
-            if let Some(row) = row {
-                placed[row] = true;
-            }
-            all.push(MemberStatus {
-                slot: Some(slot.0),
-                disk: row.map_or("-".into(), |row| self.rows[row].disk.clone()),
-                state,
-                read_errors: read_errors(slot),
-                events: row.map_or(0, |row| self.rows[row].events),
-                uuid: row.and_then(|row| self.rows[row].uuid),
-                reason: None,
-            });
-        }
-        for (row, _) in self.rows.iter().zip(&placed).filter(|&(_, placed)| !placed) {
-            let (state, reason) = match &row.fate {
-                Fate::Spare => (MemberState::Spare, None),
-                Fate::Replacement(slot) => (MemberState::Replacement, Some(format!("for {slot}"))),
-                Fate::Aside(state, why) => (*state, Some(why.clone())),
-                Fate::Active(slot) => (MemberState::Faulty, Some(format!("it failed in {slot}"))),
-            };
-            let read_errors = match row.fate {
-                Fate::Active(slot) => read_errors(slot),
-                _ => 0,
-            };
-            let (disk, events, uuid) = (row.disk.clone(), row.events, row.uuid);
-            all.push(MemberStatus { slot: row.slot_says, disk, state, read_errors, events, uuid, reason });
-        }
-        all
     }
 
     /// What an operator should know and do.
@@ -354,6 +325,50 @@ impl Describe {
             ));
         }
     }
+}
+
+/// By slot; then spares, replacements and former members.
+fn members(rows: &[Row], view: &View, read_errors: &dyn Fn(Slot) -> u64) -> Vec<MemberStatus> {
+    let mut all = Vec::new();
+    let mut placed = vec![false; rows.len()];
+    for (index, member) in view.members.iter().enumerate() {
+        let slot = Slot(index as u16);
+        let state = match member.presence {
+            Presence::Missing => MemberState::Missing,
+            Presence::Present => MemberState::Active,
+            Presence::Below(_) => MemberState::Rebuilding,
+        };
+        let row = rows.iter().position(|row| row.fate == Fate::Active(slot));
+        // A member that failed while we held the LU leaves an empty slot and is listed as a former one.
+        let row = row.filter(|_| state != MemberState::Missing);
+        if let Some(row) = row {
+            placed[row] = true;
+        }
+        all.push(MemberStatus {
+            slot: Some(slot.0),
+            disk: row.map_or("-".into(), |row| rows[row].name.clone()),
+            state,
+            read_errors: read_errors(slot),
+            events: row.map_or(0, |row| rows[row].events),
+            uuid: row.and_then(|row| rows[row].uuid),
+            reason: None,
+        });
+    }
+    for (row, _) in rows.iter().zip(&placed).filter(|&(_, placed)| !placed) {
+        let (state, reason) = match &row.fate {
+            Fate::Spare => (MemberState::Spare, None),
+            Fate::Replacement(slot) => (MemberState::Replacement, Some(format!("for {slot}"))),
+            Fate::Aside(state, why) => (*state, Some(why.clone())),
+            Fate::Active(slot) => (MemberState::Faulty, Some(format!("it failed in {slot}"))),
+        };
+        let read_errors = match row.fate {
+            Fate::Active(slot) => read_errors(slot),
+            _ => 0,
+        };
+        let (disk, events, uuid) = (row.name.clone(), row.events, row.uuid);
+        all.push(MemberStatus { slot: None, disk, state, read_errors, events, uuid, reason });
+    }
+    all
 }
 
 fn policy_of(facts: &Superblock) -> Policy {

@@ -1,0 +1,61 @@
+//! `uraid list`: the LUs of the configuration file, a line each.
+
+use clap::Args;
+use uraid::lu::Status;
+
+use crate::console::Console;
+use crate::failure::{Failure, Outcome};
+use crate::target::{Config, Leave};
+use crate::{json, show};
+
+/// List the LUs of the configuration file.
+#[derive(Args)]
+pub(crate) struct List {}
+
+impl List {
+    pub(crate) fn run(self, console: &Console) -> Outcome {
+        all_of(&Config::load()?, "list", console, show::lines)
+    }
+}
+
+/// Looks at all LUs of `config` and prints those that could be looked at, as `show` has it or as the document
+/// of `verb`. One that could not does not hide the others: it is told of at the end and decides the exit
+/// code.
+pub(crate) fn all_of(
+    config: &Config,
+    verb: &str,
+    console: &Console,
+    show: impl Fn(&[Status]) -> String,
+) -> Outcome {
+    let mut statuses = Vec::new();
+    let mut failures: Vec<(String, Failure)> = Vec::new();
+    for lu in config.lus() {
+        match lu.look(&Leave::default()) {
+            Ok(status) => statuses.push(status),
+            Err(failure) => failures.push((lu.label.clone(), failure)),
+        }
+    }
+    statuses.iter().for_each(|status| console.warnings(status));
+    if config.lus().is_empty() {
+        console.remark(format_args!("no LUs in {}", config.path().display()));
+    }
+    if !console.is_json() {
+        console.text(show(&statuses))?;
+        return failed(failures).map_or(Ok(()), Err);
+    }
+    let unavailable = |(name, failure): &(String, Failure)| json::Unavailable {
+        name: name.clone(),
+        kind: failure.kind_name(),
+        message: failure.message().to_owned(),
+    };
+    let mut document = json::lus(&statuses);
+    document.unavailable = failures.iter().map(unavailable).collect();
+    console.document(verb, document)?;
+    failed(failures).map_or(Ok(()), |failure| Err(failure.documented()))
+}
+
+/// The first failure, with the others behind it.
+fn failed(failures: Vec<(String, Failure)>) -> Option<Failure> {
+    let named = |(name, failure): (String, Failure)| failure.before(name);
+    failures.into_iter().map(named).reduce(Failure::also)
+}

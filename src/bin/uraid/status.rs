@@ -1,0 +1,37 @@
+//! `uraid status`: how an LU is, or all of the configuration's. Takes no claim and changes nothing.
+
+use clap::Args;
+
+use crate::console::Console;
+use crate::failure::{Failure, Outcome};
+use crate::target::{Config, Leave, Target};
+use crate::{json, list, show};
+
+/// Show how an LU is; without LU, all LUs of the configuration file.
+#[derive(Args)]
+pub(crate) struct Status {
+    /// The LU: a member's path, paths joined by commas, a name or a UUID.
+    lu: Option<String>,
+    #[command(flatten)]
+    leave: Leave,
+}
+
+impl Status {
+    pub(crate) fn run(self, console: &Console) -> Outcome {
+        let Some(argument) = &self.lu else {
+            if self.leave.is_given() {
+                return Err(Failure::usage("--allow-stale and --allow-dirty go with an LU"));
+            }
+            return list::all_of(&Config::load()?, "status", console, |statuses| {
+                show::lus(statuses, console.is_verbose())
+            });
+        };
+        let statuses = [Target::resolve(argument)?.look(&self.leave)?];
+        console.warnings(&statuses[0]);
+        if console.is_json() {
+            console.document("status", json::lus(&statuses))
+        } else {
+            console.text(show::lus(&statuses, console.is_verbose()))
+        }
+    }
+}
