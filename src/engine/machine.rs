@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Bytes, Keep, Observed, Port, QueueId, Reply, Request, Shared, Trouble};
+use super::{Bytes, Holder, Keep, Observed, Port, QueueId, Reply, Request, Shared, Trouble};
 use crate::geometry::Geometry;
 use crate::plan::{self, Base, Buf, Fault, Fold, Piece, Plan, Presence, Rows, View, Want};
 use crate::units::{Lba, SECTOR, Sectors, Slot, Stripe};
@@ -105,7 +105,9 @@ struct Op {
     plan: Plan,
     faults: Vec<Fault>,
     fault_seen: bool,
-    failed: Vec<Slot>,
+    /// Who took the writes (or flushes), in their order; and who failed to.
+    holders: Vec<Holder>,
+    failed: Vec<(Slot, Holder)>,
     mask: u64,
     locked: bool,
     /// Must lock although it only reads: an unlocked read was disturbed.
@@ -133,6 +135,7 @@ impl Op {
             plan: Plan::with_room_for(cells),
             faults: Vec::with_capacity(4),
             fault_seen: false,
+            holders: Vec::with_capacity(cells * 2),
             failed: Vec::with_capacity(4),
             mask: 0,
             locked: false,
@@ -160,6 +163,7 @@ impl Op {
         self.reading_edges = false;
         self.faults.clear();
         self.fault_seen = false;
+        self.holders.clear();
         self.failed.clear();
         self.mask = 0;
         self.locked = false;
@@ -262,8 +266,9 @@ impl Engine {
                 // A flush has no plan: its operations are numbered by slot.
                 let slot = if op.kind == Kind::Flush { Slot(io as u16) } else { op.plan.scatter[io].slot };
                 self.busy[slot.index()] -= 1;
-                if !ok && !op.failed.contains(&slot) {
-                    op.failed.push(slot);
+                let failure = (slot, op.holders[io]);
+                if !ok && !op.failed.contains(&failure) {
+                    op.failed.push(failure);
                 }
                 if op.left == 0 {
                     self.scattered(index, port);
@@ -573,12 +578,14 @@ impl Engine {
         }
         let op = &mut self.ops[index];
         op.state = State::Scatter;
+        op.holders.clear();
         op.left = op.plan.scatter.len() as u32;
         let tag = tag(index, op.life);
         for (i, io) in op.plan.scatter.iter().enumerate() {
             let bytes = resolve(op, block, io.buf, io.rows.len());
             self.busy[io.slot.index()] += 1;
-            port.write(tag | i as u64, io.slot, io.at, bytes, op.fua);
+            let holder = port.write(tag | i as u64, io.slot, io.at, bytes, op.fua);
+            op.holders.push(holder);
         }
         if op.left == 0 {
             self.scattered(index, port);
@@ -601,7 +608,8 @@ impl Engine {
             return self.finish(index, port);
         }
         for i in 0..self.ops[index].failed.len() {
-            port.member_failed(self.ops[index].failed[i]);
+            let (slot, holder) = self.ops[index].failed[i];
+            port.member_failed(slot, holder);
         }
         self.ops[index].state = State::Hold;
         self.holding.push(index as u32);
@@ -619,9 +627,13 @@ impl Engine {
         let mut i = 0;
         while let Some(&index) = self.holding.get(i) {
             let op = &mut self.ops[index as usize];
-            op.failed.retain(|slot| self.view.members[slot.index()].presence != Presence::Missing);
-            let beyond = |slot: &&Slot| broken || !self.geometry.tolerates(&incomplete.with(**slot));
-            if let Some(&slot) = op.failed.iter().find(beyond) {
+            // Somebody else in the slot, or nobody: the failure of the one before is on record.
+            op.failed.retain(|&(slot, holder)| {
+                self.view.members[slot.index()].presence != Presence::Missing && port.holder(slot) == holder
+            });
+            let beyond =
+                |failure: &&(Slot, Holder)| broken || !self.geometry.tolerates(&incomplete.with(failure.0));
+            if let Some(&(slot, _)) = op.failed.iter().find(beyond) {
                 op.trouble.get_or_insert(Trouble::Member(slot));
                 if op.kind == Kind::Flush {
                     self.shared.set_flush_lost();
@@ -645,11 +657,13 @@ impl Engine {
         op.state = State::Scatter;
         let tag = tag(index, op.life);
         for (slot, member) in self.view.members.iter().enumerate() {
+            let mut holder = Holder(u32::MAX);
             if member.presence != Presence::Missing {
                 op.left += 1;
                 self.busy[slot] += 1;
-                port.flush(tag | slot as u64, Slot(slot as u16));
+                holder = port.flush(tag | slot as u64, Slot(slot as u16));
             }
+            op.holders.push(holder);
         }
         if op.left == 0 {
             self.finish(index, port);

@@ -141,14 +141,22 @@ pub enum Trouble {
     Broken,
 }
 
+/// Who fills a slot: a number that the port gives a meaning. A spare that takes over is another holder, so that a late
+/// failure of its predecessor is not blamed on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder(pub u32);
+
 /// What an engine asks of the world. Nothing here waits.
 pub trait Port {
     /// Reads from `slot`'s data area; ends in [`Engine::complete`] with `tag`.
     fn read(&mut self, tag: u64, slot: Slot, at: MemberLba, into: Bytes);
-    /// Writes to `slot`'s data area; with `fua`, stable when complete.
-    fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool);
+    /// Writes to `slot`'s data area; with `fua`, stable when complete. A slot that is empty by now is skipped: its absence
+    /// is on record.
+    fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder;
     /// Makes stable what `slot` has completed.
-    fn flush(&mut self, tag: u64, slot: Slot);
+    fn flush(&mut self, tag: u64, slot: Slot) -> Holder;
+    /// Who fills `slot` in the newest view.
+    fn holder(&self, slot: Slot) -> Holder;
     /// `targets[i] = sum of coef[i] * term` (added to what is there if `accumulate`); done on return.
     fn fold(
         &mut self,
@@ -168,8 +176,8 @@ pub trait Port {
     fn wake_others(&mut self);
     /// A write waits for the LU to be marked dirty.
     fn ask_dirty(&mut self);
-    /// A write or flush to `slot` failed. Called for every such failure.
-    fn member_failed(&mut self, slot: Slot);
+    /// A write or flush to whoever filled `slot` then failed. Called for every such failure.
+    fn member_failed(&mut self, slot: Slot, holder: Holder);
     /// Rows of `slot` could not be read. They are served from redundancy where there is any.
     fn read_failed(&mut self, slot: Slot, at: MemberLba, sectors: Sectors);
 }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::parity::Kernels;
 use crate::plan::View;
-use crate::units::{DiskLba, Slot, SlotSet};
+use crate::units::{DiskLba, Slot};
 
 use super::members::Member;
 use super::queue::Cell;
@@ -35,8 +35,8 @@ pub(super) struct Wire {
 pub(super) struct Inbox {
     /// A write waits for the LU to be marked dirty.
     pub dirty_wanted: bool,
-    /// Members whose writes or flushes failed.
-    pub failed: SlotSet,
+    /// Members whose writes or flushes failed: the slot, and who filled it then.
+    pub failed: Vec<(Slot, DiskId)>,
     /// Stop: finish, write "clean", end.
     pub stop: bool,
     /// Do not go on with recovery; checkpoint instead.
@@ -80,6 +80,8 @@ pub(super) struct Board {
     pub work: Mutex<Option<Work>>,
     pub notes: Mutex<Vec<String>>,
     closing: AtomicBool,
+    /// The keeper has nothing to do and was not told anything since.
+    settled: AtomicBool,
 }
 
 /// A lock whose holder died has nothing half-done in it here: all of these hold plain values.
@@ -115,6 +117,7 @@ impl Board {
             work: Mutex::default(),
             notes: Mutex::default(),
             closing: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -148,8 +151,23 @@ impl Board {
 
     /// Changes the inbox and wakes the keeper.
     pub(super) fn tell_keeper(&self, change: impl FnOnce(&mut Inbox)) {
-        change(&mut lock(&self.inbox));
+        let mut inbox = lock(&self.inbox);
+        self.settled.store(false, SeqCst);
+        change(&mut inbox);
+        drop(inbox);
         self.wake_keeper();
+    }
+
+    /// The keeper found nothing to do in what it took last.
+    pub(super) fn settle(&self) {
+        let inbox = lock(&self.inbox);
+        let empty = !inbox.dirty_wanted && inbox.failed.is_empty() && inbox.changes.is_empty();
+        self.settled.store(empty, SeqCst);
+    }
+
+    /// Has the keeper nothing to do?
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(SeqCst)
     }
 
     /// The keeper empties its inbox; lasting wishes stay.

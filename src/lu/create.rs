@@ -272,7 +272,7 @@ impl Create {
         draft.write(&*backend, self.overwrite)?;
         let candidates = read_candidates(&*backend)?;
         let joined = join(candidates, draft.set, &Allow { dirty: true, ..Allow::default() })?;
-        start(self.through.apply(backend), joined, Access::Write)
+        start(backend, &self.through, joined, Access::Write)
     }
 
     /// Opens every disk, making those that are not there, and checks that they are different ones that nobody uses.
@@ -424,7 +424,7 @@ fn are_unequal(sizes: &[Sectors], chunk: Sectors) -> bool {
     rounded.any(|size| Some(size) != first)
 }
 
-fn random_uuid() -> Result<Uuid> {
+pub(super) fn random_uuid() -> Result<Uuid> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
         .map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random numbers: {e}")))?;
@@ -432,7 +432,7 @@ fn random_uuid() -> Result<Uuid> {
 }
 
 /// A sentence for everything recognised on a disk.
-fn signatures(disk: &FileDisk) -> Result<Vec<String>> {
+pub(super) fn signatures(disk: &FileDisk) -> Result<Vec<String>> {
     let name = disk.path().display().to_string();
     let backend = FileBackend::new(IoMode::Plain);
     let id = backend.add(FileDisk::open(disk.path(), Claim::Look)?)?;
@@ -482,7 +482,7 @@ impl Draft {
     }
 }
 
-fn fill_area(io: &Blocking<&dyn Backend>, disk: DiskId, area: Area, byte: u8) -> Result<()> {
+pub(super) fn fill_area(io: &Blocking<&dyn Backend>, disk: DiskId, area: Area, byte: u8) -> Result<()> {
     let bytes = vec![byte; area.length.bytes().min(1 << 20) as usize];
     let mut at = area.start;
     while at < area.end() {

@@ -172,6 +172,9 @@ impl Keeper {
             return None;
         }
         let busy = self.round.is_some() || self.walk.is_some();
+        if !busy && self.failed.is_empty() && self.changes.is_empty() {
+            self.board.settle();
+        }
         let waiting = self.board.shared.is_dirty() || self.stop;
         Some(if busy || waiting { IDLE / 4 } else { Duration::from_secs(3600) })
     }
@@ -189,8 +192,11 @@ impl Keeper {
         self.stop |= stop;
         self.pause |= pause;
         self.changes.extend(changes);
-        for slot in failed.iter() {
-            self.failed.insert(slot);
+        for (slot, disk) in failed {
+            // A spare may have taken over since: it is not to blame for what happened before.
+            if self.members.wire(slot).is_some_and(|wire| wire.disk == disk) {
+                self.failed.insert(slot);
+            }
         }
     }
 
@@ -307,6 +313,7 @@ impl Keeper {
                 lock(&self.board.roster).retain(|row| row.disk != disk);
                 self.forget_page(disk);
                 self.members.list.retain(|member| member.disk != disk);
+                self.core.side.disks.detach(disk);
                 self.members.set_role(number, Role::Spare);
             }
         }

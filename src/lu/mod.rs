@@ -26,6 +26,7 @@
 //! durably. Without the bitmap and PPL policies (not written by this version) a crash of the host leaves the LU
 //! to be resynced, and a parity LU that loses a member in the same crash is refused at the next start.
 
+mod admin;
 mod assemble;
 mod board;
 mod create;
@@ -40,7 +41,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::disk::{AlignedBuf, lend, lend_const};
+use crate::disk::{AlignedBuf, FileBackend, lend, lend_const};
 use crate::engine::Keep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::superblock::Uuid;
@@ -66,6 +67,8 @@ pub struct Lu {
     board: Arc<Board>,
     describe: Describe,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    /// Where disks are added; `None` if the LU's disks are of another kind.
+    files: Option<Arc<FileBackend>>,
 }
 
 /// Which part of a call is done block by block, and which bytes of the blocks at its ends are not the caller's.
@@ -175,24 +178,26 @@ impl Lu {
         self.describe.now(&self.board)
     }
 
-    /// Waits until no resync or rebuild is under way, calling `progress` now and then; if that returns false, pauses the work at
-    /// a checkpoint and returns.
+    /// Waits until no resync or rebuild is under way or about to begin, calling `progress` now and then; if that returns
+    /// false, pauses the work at a checkpoint and returns.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if the LU can no longer record its state.
     pub fn wait_for_work(&self, progress: &mut dyn FnMut(Work) -> bool) -> Result<()> {
         loop {
-            let work = *lock(&self.board.work);
-            let pending = work.or_else(|| self.describe.pending(&self.board));
             if self.board.shared.is_broken() {
                 return Err(Error::new(ErrorKind::Io, "the superblocks cannot be written"));
             }
-            let Some(work) = pending.filter(|_| !self.board.read_only) else { return Ok(()) };
-            if !progress(work) {
-                self.board.tell_keeper(|inbox| inbox.pause = true);
+            let work = *lock(&self.board.work);
+            if let Some(work) = work {
+                if !progress(work) {
+                    self.board.tell_keeper(|inbox| inbox.pause = true);
+                    return Ok(());
+                }
+            } else if self.board.is_settled() || lock(&self.keeper).is_none() {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

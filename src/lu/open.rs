@@ -158,7 +158,7 @@ impl Assemble {
         if self.access == Access::Write {
             refuse_writing(&joined, self.degraded)?;
         }
-        start(self.through.apply(offered.backend), joined, self.access)
+        start(offered.backend, &self.through, joined, self.access)
     }
 
     /// Opens the disks and reads what they hold.
@@ -392,7 +392,13 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
 }
 
 /// Starts an LU that may be started.
-pub(super) fn start(backend: Arc<dyn Backend>, joined: Joined, access: Access) -> Result<Lu> {
+pub(super) fn start(
+    files: Arc<FileBackend>,
+    through: &Through,
+    joined: Joined,
+    access: Access,
+) -> Result<Lu> {
+    let backend = through.apply(files.clone());
     let read_only = access == Access::Read;
     let used =
         |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
@@ -440,6 +446,12 @@ pub(super) fn start(backend: Arc<dyn Backend>, joined: Joined, access: Access) -
             keeper = Some(thread);
         }
     }
-    let lu = Lu { pool: Pool::new(board.clone()), board, describe, keeper: Mutex::new(keeper) };
+    let lu = Lu {
+        pool: Pool::new(board.clone()),
+        board,
+        describe,
+        keeper: Mutex::new(keeper),
+        files: Some(files),
+    };
     Ok(lu)
 }

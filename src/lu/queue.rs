@@ -9,8 +9,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use crate::disk::{AlignedBuf, Disks, Done, Lent, Memory, Op, RegionId, Span};
-use crate::engine::{Bytes, Engine, Keep, Limits, Port, QueueId, Reply, Request, Wake};
+use crate::disk::{AlignedBuf, DiskId, Disks, Done, Lent, Memory, Op, RegionId, Span};
+use crate::engine::{Bytes, Engine, Holder, Keep, Limits, Port, QueueId, Reply, Request, Wake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::View;
 use crate::units::{Lba, MemberLba, SECTOR, Sectors, Slot};
@@ -46,8 +46,8 @@ pub(super) struct Side {
     pub memory: Memory,
     pub board: Arc<Board>,
     health: Arc<Health>,
-    /// Operations on a slot without a disk fail at once.
-    instant: Vec<u64>,
+    /// Operations on a slot without a disk end at once.
+    instant: Vec<(u64, bool)>,
     wakes: bool,
 }
 
@@ -152,8 +152,8 @@ impl Core {
 
     fn finish_instant(&mut self) -> bool {
         let moved = !self.side.instant.is_empty();
-        while let Some(tag) = self.side.instant.pop() {
-            self.engine.complete(tag, false, &mut self.side);
+        while let Some((tag, ok)) = self.side.instant.pop() {
+            self.engine.complete(tag, ok, &mut self.side);
         }
         moved
     }
@@ -182,20 +182,33 @@ fn bytes(region: RegionId, len: u32) -> Bytes {
 
 impl Port for Side {
     fn read(&mut self, tag: u64, slot: Slot, at: MemberLba, into: Bytes) {
-        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push(tag) };
+        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push((tag, false)) };
         let buf = self.memory.io_read_into(span(into));
         self.disks.submit(tag, Op::Read { disk: wire.disk, at: wire.data_offset + Sectors(at.0), buf });
     }
 
-    fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) {
-        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push(tag) };
-        let buf = self.memory.io_write_from(span(from));
-        self.disks.submit(tag, Op::Write { disk: wire.disk, at: wire.data_offset + Sectors(at.0), buf, fua });
+    fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder {
+        match self.health.wires[slot.index()] {
+            Some(wire) => {
+                let buf = self.memory.io_write_from(span(from));
+                let at = wire.data_offset + Sectors(at.0);
+                self.disks.submit(tag, Op::Write { disk: wire.disk, at, buf, fua });
+            }
+            None => self.instant.push((tag, true)),
+        }
+        self.holder(slot)
     }
 
-    fn flush(&mut self, tag: u64, slot: Slot) {
-        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push(tag) };
-        self.disks.submit(tag, Op::Flush { disk: wire.disk });
+    fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
+        match self.health.wires[slot.index()] {
+            Some(wire) => self.disks.submit(tag, Op::Flush { disk: wire.disk }),
+            None => self.instant.push((tag, true)),
+        }
+        self.holder(slot)
+    }
+
+    fn holder(&self, slot: Slot) -> Holder {
+        Holder(self.health.wires[slot.index()].map_or(u32::MAX, |wire| u32::from(wire.disk.0)))
     }
 
     fn fold(
@@ -242,8 +255,9 @@ impl Port for Side {
         self.board.tell_keeper(|inbox| inbox.dirty_wanted = true);
     }
 
-    fn member_failed(&mut self, slot: Slot) {
-        self.board.tell_keeper(|inbox| inbox.failed.insert(slot));
+    fn member_failed(&mut self, slot: Slot, holder: Holder) {
+        let Ok(disk) = u16::try_from(holder.0) else { return };
+        self.board.tell_keeper(|inbox| inbox.failed.push((slot, DiskId(disk))));
     }
 
     fn read_failed(&mut self, slot: Slot, _at: MemberLba, _sectors: Sectors) {
@@ -269,6 +283,11 @@ impl Cell {
 
     fn core(&self) -> MutexGuard<'_, Core> {
         lock(&self.core)
+    }
+
+    /// Lets go of a disk that is no member any more.
+    pub(super) fn detach(&self, disk: DiskId) {
+        self.core().side.disks.detach(disk);
     }
 
     /// Moves on what nobody else is moving on.

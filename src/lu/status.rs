@@ -255,12 +255,6 @@ impl Describe {
         status
     }
 
-    /// Work that the view says is to be done.
-    pub(super) fn pending(&self, board: &Board) -> Option<Work> {
-        let view = board.health().view.clone();
-        pending(&board.geometry, &view)
-    }
-
     fn status(
         &self,
         rows: &[Row],
@@ -317,12 +311,13 @@ impl Describe {
             }
             _ => {}
         }
-        if status.state == State::Degraded {
-            let size = self.smallest;
-            status.warnings.push(format!(
-                "this version does not rebuild yet: back up the data, or add a disk of at least {size} bytes with the \
-                 kernel (mdadm --add)"
-            ));
+        if status.state == State::Degraded && status.spares == 0 {
+            let place = status.members.iter().find(|m| m.state == MemberState::Active);
+            let place = place.map_or("LU", |member| &member.disk);
+            status.next.push(format!("uraid add {place} DISK   # of at least {} bytes", self.smallest));
+        } else if status.state == State::Degraded {
+            let place = status.members.iter().find(|m| m.state == MemberState::Active);
+            status.next.push(format!("uraid rebuild {}", place.map_or("LU", |member| &member.disk)));
         }
     }
 }

@@ -1,0 +1,332 @@
+//! Changing who is a member: fail, remove, add. The keeper carries changes out; here they are checked and prepared.
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::disk::{Access as Claim, Backend, Blocking, DiskId, FileDisk, claim};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::badblocks::BadBlocks;
+use crate::format::bitmap;
+use crate::format::superblock::{Features, Found, Minor, Role, SLOT_BYTES, Superblock};
+use crate::plan::Presence;
+use crate::units::{DiskLba, SECTOR, Sectors, Slot};
+
+use super::Lu;
+use super::assemble::Fate;
+use super::board::{Change, What, lock};
+use super::create::{fill_area, random_uuid, signatures};
+use super::keeper::Now;
+use super::members::Member;
+use super::open::read_found;
+use super::status::Row;
+use crate::format::Area;
+
+/// How long a failure may take to be recorded before we say that it does not get on.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Lu {
+    /// Fails a member: it is not used any more from the moment this returns, and the others have recorded it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if the disk fills no slot, [`ErrorKind::Refused`] if data would become unavailable.
+    pub fn fail(&self, disk: impl AsRef<Path>) -> Result<()> {
+        let row = self.row(disk.as_ref())?;
+        let Fate::Active(slot) = row.fate else {
+            let text = format!("{} fills no slot; there is nothing to fail", row.name);
+            return Err(Error::new(ErrorKind::NotFound, text));
+        };
+        self.fail_slot(slot, &row)
+    }
+
+    fn fail_slot(&self, slot: Slot, row: &Row) -> Result<()> {
+        let name = &row.name;
+        self.writable()?;
+        let lost = self.board.health().view.incomplete().with(slot);
+        if !self.board.geometry.tolerates(&lost) {
+            let text = format!("without {name} ({slot}) the data would not be whole; it stays");
+            return Err(Error::new(ErrorKind::Refused, text));
+        }
+        self.board.tell_keeper(|inbox| inbox.failed.push((slot, row.disk)));
+        let patience = Instant::now() + PATIENCE;
+        while Instant::now() < patience {
+            if self.board.shared.is_broken() {
+                return Err(Error::new(ErrorKind::Io, "the failure cannot be recorded on the other members"));
+            }
+            if self.board.health().view.members[slot.index()].presence == Presence::Missing {
+                return Ok(());
+            }
+            // A spare may have taken over already: then somebody else fills the slot.
+            let same = |other: &Row| other.disk == row.disk && other.fate == Fate::Active(slot);
+            if !lock(&self.board.roster).iter().any(same) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!("failing {name} did not get on for {} s", PATIENCE.as_secs()),
+        ))
+    }
+
+    /// Lets go of a disk: a spare, a faulty or stale one, or (failing it first) a member the data can do without. A spare's
+    /// superblock is erased, so that it is not taken for a spare of this LU again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if it is no member, [`ErrorKind::Refused`] if data would become unavailable.
+    pub fn remove(&self, disk: impl AsRef<Path>) -> Result<()> {
+        self.writable()?;
+        let row = self.row(disk.as_ref())?;
+        match row.fate {
+            Fate::Active(slot) => self.fail_slot(slot, &row)?,
+            Fate::Replacement(slot) => {
+                let text = format!("{} is replacing the disk in {slot}", row.name);
+                return Err(Error::new(ErrorKind::Refused, text));
+            }
+            Fate::Spare | Fate::Aside(..) => {}
+        }
+        self.change(What::Forget(row.disk))?;
+        if row.fate == Fate::Spare {
+            let io = Blocking::new(&*self.board.backend)?;
+            let size = self.board.backend.info(row.disk).size;
+            for at in Minor::ALL.into_iter().filter_map(|minor| minor.offset(size)) {
+                let mut slot = vec![0; SLOT_BYTES];
+                let ours = io.read_exact(row.disk, at, &mut slot).is_ok() && is_of(&slot, size, self.uuid());
+                if ours {
+                    io.write_exact(row.disk, at, &[0; SLOT_BYTES], true)?;
+                }
+            }
+        }
+        // Nobody keeps it open from now on: it may be pulled, or used for something else.
+        for cell in self.board.cells() {
+            cell.detach(row.disk);
+        }
+        if let Some(files) = &self.files {
+            files.remove(row.disk);
+        }
+        Ok(())
+    }
+
+    /// Adds a disk as a spare. If a slot is empty it is rebuilt onto it at once, in the background
+    /// ([`Lu::wait_for_work`]). A disk that was a member before is recognised; `overwrite` is needed for one that holds something
+    /// else.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if it is too small (by how much is said), has larger blocks than the LU serves, or is a member
+    /// already; [`ErrorKind::Refused`] if something recognisable would be lost; [`ErrorKind::Busy`] if it is in use.
+    pub fn add(&self, disk: impl AsRef<Path>, overwrite: bool) -> Result<()> {
+        self.writable()?;
+        let path = disk.as_ref();
+        let usage = |text: String| Err(Error::new(ErrorKind::Usage, text));
+        let Some(files) = &self.files else {
+            return usage("this LU's disks are not files or devices".into());
+        };
+        if !self.board.geometry.is_redundant() {
+            return usage(format!("{} has no use for another disk", self.board.geometry.level()));
+        }
+        let (model, model_bytes_at) = self.model()?;
+        let known = self.row(path).ok();
+        let id = match known {
+            Some(Row { fate: Fate::Aside(..), disk, .. }) => {
+                lock(&self.board.roster).retain(|row| row.disk != disk);
+                disk
+            }
+            Some(row) => return usage(format!("{} is a member already", row.name)),
+            None => {
+                if let Some(user) = claim::in_use(path) {
+                    return Err(Error::new(ErrorKind::Busy, format!("{} is in use: {user}", path.display())));
+                }
+                let opened = FileDisk::open(path, Claim::Exclusive)?;
+                self.check_fit(&opened.info().name, opened.size(), opened.info().block, &model)?;
+                let found = signatures(&opened)?;
+                let id = files.add(opened)?;
+                let returning =
+                    self.superblock_on(id).is_some_and(|found| found.superblock.set_uuid == self.uuid());
+                if !found.is_empty() && !returning && !overwrite {
+                    files.remove(id);
+                    let text = format!(
+                        "{}; to use the disk nevertheless: --confirm {}",
+                        found.join("; "),
+                        self.name()
+                    );
+                    return Err(Error::new(ErrorKind::Refused, text));
+                }
+                id
+            }
+        };
+        let info = self.board.backend.info(id);
+        self.check_fit(&info.name, info.size, info.block, &model)?;
+        let member = self.prepare(id, &model, model_bytes_at)?;
+        self.change(What::Join(Box::new(member)))
+    }
+
+    /// A member in sync, whose layout a new one copies.
+    fn model(&self) -> Result<(Superblock, DiskId)> {
+        let rows = lock(&self.board.roster).clone();
+        for row in rows.iter().filter(|row| matches!(row.fate, Fate::Active(_))) {
+            if let Some(found) = self.superblock_on(row.disk) {
+                return Ok((found.superblock, row.disk));
+            }
+        }
+        Err(Error::new(ErrorKind::Io, "no member's superblock can be read"))
+    }
+
+    fn superblock_on(&self, disk: DiskId) -> Option<Found> {
+        let io = Blocking::new(&*self.board.backend).ok()?;
+        read_found(&io, disk, self.board.backend.info(disk).size).ok()
+    }
+
+    fn check_fit(&self, name: &str, size: Sectors, block: u32, model: &Superblock) -> Result<()> {
+        if block > self.board.block {
+            let text =
+                format!("{name} has blocks of {block} bytes; the LU serves blocks of {}", self.board.block);
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
+        let room = data_room(size, model);
+        if room < model.size {
+            let need = size.bytes() + (model.size - room).bytes();
+            let text = format!(
+                "{name} is too small: it has {} bytes and needs {need}, {} more",
+                size.bytes(),
+                (model.size - room).bytes()
+            );
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
+        Ok(())
+    }
+
+    /// Writes what a new member needs besides its superblock, which the keeper writes.
+    fn prepare(&self, id: DiskId, model: &Superblock, model_disk: DiskId) -> Result<Member> {
+        let info = self.board.backend.info(id);
+        let size = info.size;
+        let before = self.superblock_on(id).map(|found| found.superblock);
+        let returning = before.filter(|sb| sb.set_uuid == model.set_uuid);
+        let dev_number = self.free_number(returning.as_ref(), model)?;
+        let super_offset = model.minor.offset(size).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format!("{} is too small for a superblock", info.name))
+        })?;
+        let mut superblock = Superblock {
+            super_offset,
+            data_size: data_room(size, model),
+            recovery_offset: Sectors(0),
+            dev_number,
+            corrected_reads: 0,
+            device_uuid: match returning {
+                Some(sb) => sb.device_uuid,
+                None => random_uuid()?,
+            },
+            devflags: 0,
+            utime: Now::read().wall,
+            ..model.clone()
+        };
+        let temporary = Features::RECOVERY_OFFSET
+            .with(Features::BAD_BLOCKS)
+            .with(Features::REPLACEMENT)
+            .with(Features::RECOVERY_BITMAP);
+        superblock.features = superblock.features.without(temporary);
+        if let Some(role) = superblock.roles.get_mut(dev_number as usize) {
+            *role = Role::Spare.raw();
+        }
+        let io = Blocking::new(&*self.board.backend)?;
+        self.clear_gap(&io, id, &superblock)?;
+        if let (Some(from), Some(to)) = (model.bitmap_at(), superblock.bitmap_at()) {
+            copy_bitmap(&io, (model_disk, from), (id, to))?;
+        }
+        io.flush(id)?;
+        let bytes = vec![0; SLOT_BYTES];
+        Ok(Member::new(id, info.name, superblock, bytes, info.block, BadBlocks::new()))
+    }
+
+    /// Between superblock and data: nothing old may be taken for ours or md's.
+    fn clear_gap(&self, io: &Blocking<&dyn Backend>, id: DiskId, sb: &Superblock) -> Result<()> {
+        if sb.minor != Minor::V1_0 {
+            let start = sb.super_offset + Sectors(8);
+            let end = DiskLba(sb.data_offset.0.min(6144));
+            if start < end {
+                fill_area(io, id, Area::new(start, end - start), 0)?;
+            }
+        }
+        if let Some(area) = sb.bblog_area() {
+            let anchor = Sectors(120).0.min(area.start.0.saturating_sub(sb.super_offset.0 + 8));
+            if sb.minor == Minor::V1_2 && area.start.0 > 6144 {
+                fill_area(io, id, Area::new(DiskLba(area.start.0 - anchor), Sectors(anchor)), 0)?;
+            }
+            fill_area(io, id, area, 0xff)?;
+        }
+        Ok(())
+    }
+
+    /// A number in the table of roles: its own if it had one that nobody else has, else the first free one.
+    fn free_number(&self, returning: Option<&Superblock>, model: &Superblock) -> Result<u32> {
+        let rows = lock(&self.board.roster);
+        let taken = |number: u32| rows.iter().any(|row| row.dev_number == Some(number));
+        let unused = |number: &u32| {
+            let role = model.role_of(*number);
+            !taken(*number) && matches!(role, Role::Spare | Role::Faulty)
+        };
+        let own = returning.map(|sb| sb.dev_number).filter(unused);
+        own.or_else(|| {
+            let mut free = (0..model.roles.len() as u32).filter(unused);
+            let first_fresh = free.clone().find(|&number| model.role_of(number) == Role::Spare);
+            first_fresh.or_else(|| free.next())
+        })
+        .ok_or_else(|| Error::new(ErrorKind::Usage, "the superblocks have no room for another member"))
+    }
+
+    fn change(&self, what: What) -> Result<()> {
+        let (done, ended) = mpsc::channel();
+        self.board.tell_keeper(|inbox| inbox.changes.push(Change { what, done }));
+        let no_answer = |_| Error::new(ErrorKind::Busy, "the change did not get on");
+        ended.recv_timeout(PATIENCE).map_err(no_answer)?
+    }
+
+    /// The disk by whatever path it is named.
+    fn row(&self, path: &Path) -> Result<Row> {
+        let rows = lock(&self.board.roster).clone();
+        if let Some(row) = rows.iter().find(|row| Path::new(&row.name) == path) {
+            return Ok(row.clone());
+        }
+        let wanted = FileDisk::open(path, Claim::Look)?.identity();
+        let same = |row: &&Row| {
+            let disk = self.files.as_ref().and_then(|files| files.disk(row.disk));
+            disk.is_some_and(|disk| disk.identity() == wanted)
+        };
+        rows.iter().find(same).cloned().ok_or_else(|| {
+            let text = format!("{} is no member of LU {}", path.display(), self.name());
+            Error::new(ErrorKind::NotFound, text)
+        })
+    }
+
+    fn writable(&self) -> Result<()> {
+        super::refuse_read_only(&self.board)
+    }
+}
+
+/// Sectors for data on a disk of `size` that is laid out like `model`.
+fn data_room(size: Sectors, model: &Superblock) -> Sectors {
+    let end = match model.minor {
+        // What lies between data and superblock keeps its length.
+        Minor::V1_0 => {
+            let tail = model.super_offset.0.saturating_sub(model.data_offset.0 + model.data_size.0);
+            model.minor.offset(size).map_or(0, |at| at.0.saturating_sub(tail))
+        }
+        Minor::V1_1 | Minor::V1_2 => size.0,
+    };
+    Sectors(end.saturating_sub(model.data_offset.0))
+}
+
+fn is_of(slot: &[u8], size: Sectors, set: crate::format::superblock::Uuid) -> bool {
+    Minor::ALL
+        .into_iter()
+        .any(|minor| Superblock::parse(slot, minor, size).is_ok_and(|sb| sb.set_uuid == set))
+}
+
+/// A write-intent bitmap is the same on all members; the kernel may read any of them.
+fn copy_bitmap(io: &Blocking<&dyn Backend>, from: (DiskId, DiskLba), to: (DiskId, DiskLba)) -> Result<()> {
+    let mut head = vec![0; SECTOR as usize];
+    io.read_exact(from.0, from.1, &mut head)?;
+    let header = bitmap::Header::parse(&head)?;
+    let mut bytes = vec![0; header.bytes_used().next_multiple_of(SECTOR) as usize];
+    io.read_exact(from.0, from.1, &mut bytes)?;
+    io.write_exact(to.0, to.1, &bytes, false)
+}
