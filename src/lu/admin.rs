@@ -9,7 +9,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::badblocks::BadBlocks;
 use crate::format::bitmap;
 use crate::format::superblock::{Features, Found, Minor, Role, SLOT_BYTES, Superblock};
-use crate::plan::Presence;
 use crate::units::{DiskLba, SECTOR, Sectors, Slot};
 
 use super::Lu;
@@ -42,24 +41,23 @@ impl Lu {
     fn fail_slot(&self, slot: Slot, row: &Row) -> Result<()> {
         let name = &row.name;
         self.writable()?;
-        let lost = self.board.health().view.incomplete().with(slot);
-        if !self.board.geometry.tolerates(&lost) {
-            let text = format!("without {name} ({slot}) the data would not be whole; it stays");
-            return Err(Error::new(ErrorKind::Refused, text));
-        }
-        self.board.tell_keeper(|inbox| inbox.failed.push((slot, row.disk)));
+        let mut told = false;
         let patience = Instant::now() + PATIENCE;
         while Instant::now() < patience {
+            let health = self.board.health();
+            // The wiring is changed only once the survivors have it on record.
+            if health.wires[slot.index()].is_none_or(|wire| wire.disk != row.disk) {
+                return Ok(());
+            }
             if self.board.shared.is_broken() {
                 return Err(Error::new(ErrorKind::Io, "the failure cannot be recorded on the other members"));
             }
-            if self.board.health().view.members[slot.index()].presence == Presence::Missing {
-                return Ok(());
+            if !self.board.geometry.tolerates(&health.view.incomplete().with(slot)) {
+                let text = format!("without {name} ({slot}) the data would not be whole; it stays");
+                return Err(Error::new(ErrorKind::Refused, text));
             }
-            // A spare may have taken over already: then somebody else fills the slot.
-            let same = |other: &Row| other.disk == row.disk && other.fate == Fate::Active(slot);
-            if !lock(&self.board.roster).iter().any(same) {
-                return Ok(());
+            if !std::mem::replace(&mut told, true) {
+                self.board.tell_keeper(|inbox| inbox.failed.push((slot, row.disk)));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
