@@ -50,7 +50,7 @@ fn parity(criterion: &mut Criterion) {
 /// `memcpy` and each kernel set over `stripes` stripes of `chunks` chunks.
 fn compare(group: &mut BenchmarkGroup<'_, WallTime>, fold: Fold, chunks: usize, stripes: usize) {
     let stripe = chunks * CHUNK;
-    let data: Vec<u8> = (0..stripes * stripe).map(|i| (i * 31 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..stripes * stripe).map(|i| ((i * 31) >> 3) as u8).collect();
 
     // Not zeroed pages, which would all be one page of zeros until first written.
     let mut copy = data.clone();

@@ -216,7 +216,9 @@ fn nothing_unfinished_is_left() {
 
 #[test]
 fn the_library_prints_nothing() {
-    keep(rust_files("src"), only_the_program_prints);
+    // Tests may say how much they proved.
+    let sources = rust_files("src").into_iter().filter(|(path, _)| !path.ends_with("tests.rs"));
+    keep(sources.collect(), only_the_program_prints);
 }
 
 #[test]

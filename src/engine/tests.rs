@@ -1,1 +1,1 @@
-
+//! Tests of the engine with a scripted port.

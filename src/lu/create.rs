@@ -84,7 +84,8 @@ impl Create {
     /// Bytes in a chunk; 64 KiB if not said. A power of two from 4 KiB up for RAID4/5/6/10.
     pub fn chunk(mut self, bytes: u64) -> Create {
         // What is no whole sector is kept recognisably wrong.
-        self.chunk = Some(if bytes % SECTOR == 0 { Sectors(bytes / SECTOR) } else { Sectors(u64::MAX) });
+        self.chunk =
+            Some(if bytes.is_multiple_of(SECTOR) { Sectors(bytes / SECTOR) } else { Sectors(u64::MAX) });
         self
     }
 
@@ -411,7 +412,7 @@ impl Create {
                 logical_block_size: 0,
                 roles: roles.clone(),
             };
-            draft.members.push((*id, superblock, place.at_creation(own)));
+            draft.members.push(NewMember { disk: *id, superblock, areas: place.at_creation(own) });
         }
         Ok(draft)
     }
@@ -448,14 +449,22 @@ pub(super) fn signatures(disk: &FileDisk) -> Result<Vec<String>> {
 /// What will be on the disks.
 struct Draft {
     set: Uuid,
-    members: Vec<(DiskId, Superblock, Vec<(Area, Fill)>)>,
+    members: Vec<NewMember>,
+}
+
+/// One disk's part of it.
+struct NewMember {
+    disk: DiskId,
+    superblock: Superblock,
+    /// What else is written, before the superblock.
+    areas: Vec<(Area, Fill)>,
 }
 
 impl Draft {
     /// Writes everything, superblocks last, and flushes.
     fn write(&self, backend: &dyn Backend, overwrite: bool) -> Result<()> {
         let io = Blocking::new(backend)?;
-        for (disk, superblock, areas) in &self.members {
+        for NewMember { disk, superblock, areas } in &self.members {
             let size = backend.info(*disk).size;
             if overwrite {
                 // A superblock left at another place could be taken for the member's own later.
@@ -472,7 +481,7 @@ impl Draft {
             }
             io.flush(*disk)?;
         }
-        for (disk, superblock, _) in &self.members {
+        for NewMember { disk, superblock, .. } in &self.members {
             let mut slot = vec![0; SLOT_BYTES];
             superblock.write_into(&mut slot);
             io.write_exact(*disk, superblock.super_offset, &slot, true)?;

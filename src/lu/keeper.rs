@@ -207,10 +207,10 @@ impl Keeper {
         if self.fail_members() {
             return self.begin(Cause::Failure, now, Vec::new());
         }
-        if let Some(change) = self.changes.pop_front() {
-            if let Some(waiting) = self.change(change) {
-                return self.begin(Cause::Membership, now, vec![waiting]);
-            }
+        if let Some(change) = self.changes.pop_front()
+            && let Some(waiting) = self.change(change)
+        {
+            return self.begin(Cause::Membership, now, vec![waiting]);
         }
         if self.dirty_wanted {
             self.dirty_wanted = false;

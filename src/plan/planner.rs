@@ -81,10 +81,10 @@ pub fn plan(
         }
         Want::Fill(rows) => rows,
     };
-    if let Want::Read(pieces) = want {
-        if read_directly(map, view, faults, leg, pieces, out) {
-            return Ok(());
-        }
+    if let Want::Read(pieces) = want
+        && read_directly(map, view, faults, leg, pieces, out)
+    {
+        return Ok(());
     }
     let mut scratch = core::mem::take(&mut out.scratch);
     scratch.load(map);
@@ -331,11 +331,11 @@ impl Planner<'_> {
         }
         // What is wanted and good goes straight to the client and serves as a source from there.
         for data in 0..self.data_cells() {
-            if self.status(data) == Status::Good {
-                if let Some(buf) = self.client(data, rows) {
-                    self.push_read(data, rows, buf);
-                    self.scratch.cells[usize::from(data)].source = Some(buf);
-                }
+            if self.status(data) == Status::Good
+                && let Some(buf) = self.client(data, rows)
+            {
+                self.push_read(data, rows, buf);
+                self.scratch.cells[usize::from(data)].source = Some(buf);
             }
         }
         if (0..self.data_cells()).all(|data| self.status(data) == Status::Good || !self.is_wanted(data)) {
@@ -400,10 +400,10 @@ impl Planner<'_> {
             _ => {}
         }
         for data in 0..self.data_cells() {
-            if self.status(data) != Status::Gone {
-                if let Some(buf) = self.client(data, rows) {
-                    self.push_write(data, rows, buf);
-                }
+            if self.status(data) != Status::Gone
+                && let Some(buf) = self.client(data, rows)
+            {
+                self.push_write(data, rows, buf);
             }
         }
         self.write_parities(rows, |status| status != Status::Gone);
@@ -681,12 +681,13 @@ impl Planner<'_> {
 
 /// Appends an operation, or lengthens the cell's last one if this goes on where that ends, on disk and in memory.
 fn push(ios: &mut Vec<Io>, last: &mut u32, slot: Slot, at: MemberLba, cell: u16, rows: Rows, buf: Buf) {
-    if let Some(io) = ios.get_mut(*last as usize) {
-        if io.rows.end == rows.start && io.buf.base == buf.base && io.buf.sector + io.rows.len() == buf.sector
-        {
-            io.rows.end = rows.end;
-            return;
-        }
+    if let Some(io) = ios.get_mut(*last as usize)
+        && io.rows.end == rows.start
+        && io.buf.base == buf.base
+        && io.buf.sector + io.rows.len() == buf.sector
+    {
+        io.rows.end = rows.end;
+        return;
     }
     *last = ios.len() as u32;
     ios.push(Io { slot, cell, at: at + Sectors(u64::from(rows.start)), rows, buf });
