@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::disk::{DiskId, Op, RegionId, Span};
+use crate::disk::{AlignedBuf, DiskId, Op, RegionId, Span};
 use crate::engine::{Reply, Request, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::superblock::{Role, Time};
@@ -346,11 +346,12 @@ impl Keeper {
         }
     }
 
+    /// The member's buffer. Not from the pool: a superblock must go out also while recovery has all of that.
     fn page(&mut self, disk: DiskId) -> Option<RegionId> {
         if let Some(&(_, page)) = self.pages.iter().find(|(of, _)| *of == disk) {
             return Some(page);
         }
-        let page = self.core.side.memory.pool_alloc(4096)?;
+        let page = self.core.side.memory.insert_owned(AlignedBuf::new(4096))?;
         self.pages.push((disk, page));
         Some(page)
     }
@@ -358,7 +359,7 @@ impl Keeper {
     fn forget_page(&mut self, disk: DiskId) {
         if let Some(index) = self.pages.iter().position(|(of, _)| *of == disk) {
             let (_, page) = self.pages.swap_remove(index);
-            self.core.side.memory.pool_free(page);
+            self.core.side.memory.remove_owned(page);
         }
     }
 

@@ -59,6 +59,7 @@ impl Core {
         })?;
         let block = board.block / SECTOR as u32;
         let cells = usize::from(geometry.cells());
+        let slots = usize::from(geometry.slots());
         let unit = geometry.unit().0.max(u64::from(block));
         // Rows in a band such that the lanes of one operation fit a quarter of the memory.
         let lanes = cells + 2;
@@ -73,7 +74,8 @@ impl Core {
         let disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
         let side = Side {
             disks,
-            memory: Memory::new(depth + 2 * BANDS + 64, scratch),
+            // The keeper has a buffer for every member besides.
+            memory: Memory::new(depth + 2 * BANDS + slots + 64, scratch),
             board: board.clone(),
             health,
             instant: Vec::with_capacity(16),
