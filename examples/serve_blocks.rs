@@ -35,6 +35,7 @@ fn serve(folder: &std::path::Path) -> Result<()> {
     let mut queue = lu.queue(DEPTH)?;
     let mut buffers: Vec<AlignedBuf> = (0..DEPTH).map(|_| AlignedBuf::new(BLOCK)).collect();
     let (mut next, mut finished, mut done) = (0, 0, Vec::new());
+    let mut failed = false;
     let start = Instant::now();
     while finished < COUNT {
         while let Some(mut buffer) = buffers.pop().filter(|_| next < COUNT) {
@@ -42,7 +43,8 @@ fn serve(folder: &std::path::Path) -> Result<()> {
             queue.write(next, buffer, next * BLOCK as u64, false)?;
             next += 1;
         }
-        if next == COUNT / 2 {
+        if next >= COUNT / 2 && !failed {
+            failed = true;
             lu.fail(&disks[1])?;
             println!("disk 1 is failed; {} more may fail", lu.status().redundancy_left);
         }
