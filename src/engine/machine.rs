@@ -468,7 +468,8 @@ impl Engine {
             op.state = State::Lock;
         }
         if op.state == State::Lock {
-            if op.mask == 0 {
+            if !op.locked {
+                // Pieces may have joined since the last attempt.
                 op.mask = self.shared.locks.mask(op.rows());
             }
             if !self.geometry.is_redundant() {
