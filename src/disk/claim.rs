@@ -35,6 +35,35 @@ pub(super) fn lock_owner(device: u64, inode: u64) -> Option<String> {
     })
 }
 
+/// What can be said of the holder of a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Holder {
+    /// It runs.
+    Alive,
+    /// It has ended; the kernel lets go of the lock a moment later.
+    Dead,
+    /// Nobody is listed: it may just have let go, or be on another machine.
+    Unknown,
+}
+
+/// How the holder of the lock on a file is.
+pub(super) fn lock_holder_state(device: u64, inode: u64) -> Holder {
+    let holder = fs::read_to_string("/proc/locks")
+        .ok()
+        .and_then(|locks| lock_holder(&locks, (major(device), minor(device)), inode));
+    let Some(pid) = holder else { return Holder::Unknown };
+    // A zombie has ended, too: it only waits to be asked how.
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat)
+            if stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X'])) =>
+        {
+            Holder::Dead
+        }
+        Ok(_) => Holder::Alive,
+        Err(_) => Holder::Dead,
+    }
+}
+
 /// What a device is a part of.
 pub(super) enum Beneath {
     /// A disk, of which it is a partition; or the device a loop device stands for.

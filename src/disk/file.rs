@@ -230,29 +230,43 @@ fn open_claimed(path: &Path, kind: DiskKind, access: Access, direct: bool) -> Re
     Ok(file)
 }
 
-/// udev holds a shared lock on a device for the moment in which it looks at it; that is worth waiting for.
+/// udev holds a shared lock on a device for the moment in which it looks at it, and a process that was killed holds its
+/// files until the kernel has taken its ring apart: both are worth waiting for.
 fn lock(file: &File, path: &Path, device: bool, access: Access) -> Result<()> {
     const PAUSE: Duration = Duration::from_millis(20);
+    const UDEV: u32 = 15;
+    const KILLED: u32 = 150;
     let operation = match access {
         Access::Look => return Ok(()),
         Access::Shared => FlockOperation::NonBlockingLockShared,
         Access::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
-    let mut attempts = if device { 15 } else { 1 };
-    loop {
-        attempts -= 1;
+    let inode = file.metadata().ok().map(|m| (m.dev(), m.ino()));
+    for attempt in 1.. {
         match rustix::fs::flock(file, operation) {
             Ok(()) => return Ok(()),
-            Err(Errno::INTR) => attempts += 1,
-            Err(Errno::WOULDBLOCK) if attempts > 0 => std::thread::sleep(PAUSE),
+            Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) => {
-                let owner = file.metadata().ok().and_then(|m| claim::lock_owner(m.dev(), m.ino()));
-                let owner = owner.unwrap_or_else(|| "another program".into());
-                return Err(busy(path, &format!("held by {owner}")));
+                let holder = inode.map_or(claim::Holder::Unknown, |(device, inode)| {
+                    claim::lock_holder_state(device, inode)
+                });
+                let patience = match holder {
+                    claim::Holder::Dead => KILLED,
+                    claim::Holder::Unknown => UDEV,
+                    claim::Holder::Alive if device => UDEV,
+                    claim::Holder::Alive => 0,
+                };
+                if attempt > patience {
+                    let owner = inode.and_then(|(device, inode)| claim::lock_owner(device, inode));
+                    let owner = owner.unwrap_or_else(|| "another program".into());
+                    return Err(busy(path, &format!("held by {owner}")));
+                }
+                std::thread::sleep(PAUSE);
             }
             Err(errno) => return Err(cannot("lock", path, errno.into())),
         }
     }
+    Err(busy(path, "held by another program"))
 }
 
 fn busy(path: &Path, used: &str) -> Error {
