@@ -95,7 +95,8 @@ fn killed_while_writing() {
         create.make().unwrap().stop().unwrap();
         let safe = run_and_kill(dir.path(), count, 9);
         let status = Lu::assemble().beside(&paths[0]).look().unwrap();
-        assert!(status.dirty && status.state == State::Resyncing, "{level}: {status:#?}");
+        // On a slow machine a flush may last so long that the LU was just found idle and marked clean.
+        assert_eq!(status.dirty, status.state == State::Resyncing, "{level}: {status:#?}");
         check(&open(&paths, Access::Read).unwrap(), safe);
         let lu = open(&paths, Access::Write).unwrap();
         check(&lu, safe);
