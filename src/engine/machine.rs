@@ -472,8 +472,9 @@ impl Engine {
                 // Pieces may have joined since the last attempt.
                 op.mask = self.shared.locks.mask(op.rows());
             }
-            if !self.geometry.is_redundant() {
-                // One copy of everything: the disk itself keeps the order.
+            if op.kind == Kind::Read && !self.geometry.is_redundant() {
+                // One copy of everything: the disk itself keeps the order. (Not so for writes: an unaligned one reads
+                // its edges first, and must not undo what is written to them meanwhile.)
             } else if op.kind == Kind::Read && !op.insist {
                 op.seen = self.shared.locks.observe(op.stripe, op.mask);
                 if op.seen.is_none() {
