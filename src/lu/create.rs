@@ -14,7 +14,7 @@ use crate::format::placement::{Fill, Placement, Policy};
 use crate::format::signature;
 use crate::format::superblock::{Features, Minor, Name, Role, SLOT_BYTES, Superblock, Time, Uuid};
 use crate::geometry::{self, Geometry, Layout, Shape, usable_component};
-use crate::units::{Level, MAX_SLOTS, SECTOR, Sectors};
+use crate::units::{Level, MAX_SLOTS, SECTOR, Sectors, Slot, SlotSet};
 
 use super::Lu;
 use super::assemble::{Allow, join};
@@ -222,7 +222,7 @@ impl Create {
             Shape { level: self.level, layout: layout.md_number(), chunk, slots, component, members: &sizes };
         let geometry = Geometry::new(&shape).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
         let missing = self.disks.iter().enumerate().filter(|(_, disk)| disk.is_none());
-        let missing = missing.map(|(slot, _)| crate::units::Slot(slot as u16)).collect();
+        let missing = missing.map(|(slot, _)| Slot(slot as u16)).collect();
         if !geometry.tolerates(&missing) {
             let text = format!("{} with {} missing disks would have no data", self.level, missing.len());
             return Err(Error::new(ErrorKind::Usage, text));
@@ -361,11 +361,11 @@ impl Create {
         };
         let geometry = Geometry::new(&shape).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
         let missing: Vec<u16> = (0..slots).filter(|&slot| self.disks[usize::from(slot)].is_none()).collect();
-        // Zeroes agree with each other; so does anything where what is missing is all the redundancy there was.
-        let agrees = all_new
-            || self.assume_clean
-            || !geometry.is_redundant()
-            || geometry.redundancy_left(&missing.iter().map(|&s| crate::units::Slot(s)).collect()) == 0;
+        let absent: SlotSet = missing.iter().map(|&slot| Slot(slot)).collect();
+        // Where nobody else can be spared there is no redundancy that could disagree; zeroes agree anyway.
+        let redundant =
+            |slot: u16| !absent.contains(Slot(slot)) && geometry.tolerates(&absent.with(Slot(slot)));
+        let agrees = all_new || self.assume_clean || !(0..slots).any(redundant);
         let resync_offset = if agrees { Sectors::MAX } else { Sectors(0) };
         let mut draft = Draft { set: random_uuid()?, members: Vec::new() };
         let total = slots as usize + self.spares.len();
