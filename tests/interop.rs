@@ -417,3 +417,36 @@ fn the_kernel_finishes_a_rebuild_that_uraid_began_and_the_other_way_round() {
     std::fs::write(case.content(), &model).unwrap();
     kernel_agrees(folder.path(), &[case]);
 }
+
+/// The program itself inside the guest, on block devices that fail under it: io_uring and O_DIRECT on another kernel.
+#[test]
+fn a_block_device_dies_under_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks: Vec<PathBuf> = (0..4).map(|i| folder.path().join(format!("disk{i}"))).collect();
+    for disk in &disks {
+        std::fs::File::create(disk).unwrap().set_len(32 * MIB).unwrap();
+    }
+    let guest = disks.iter().fold(Guest::new().modules("dm-mod,md"), |guest, disk| guest.disk(disk));
+    let output = guest
+        .run(&format!(
+            "uraid={}; export URAID_RUNTIME_DIR=/tmp
+             i=0; for d in $DISKS; do
+                 dmsetup create m$i --table \"0 $(blockdev --getsz $d) linear $d 0\"; i=$((i+1)); done
+             members=/dev/mapper/m0,/dev/mapper/m1,/dev/mapper/m2,/dev/mapper/m3
+             $uraid create guest --level 5 ${{members//,/ }} -q
+             head -c 60M /dev/urandom >/tmp/data
+             (head -c 20M /tmp/data; sleep 1; tail -c +20971521 /tmp/data) | $uraid write $members -q & writer=$!
+             sleep 0.6
+             dmsetup suspend --noflush m1; dmsetup load m1 --table '0 65536 error'; dmsetup resume m1
+             wait $writer && echo writer $?
+             $uraid status $members --json | grep -o '\"state\": *\"degraded\"' | head -1
+             $uraid read /dev/mapper/m0,/dev/mapper/m2,/dev/mapper/m3 --length 60M | cmp - /tmp/data && echo same yes
+             mdadm --assemble --quiet --run /dev/md1 /dev/mapper/m0 /dev/mapper/m2 /dev/mapper/m3
+             cmp -n 62914560 /dev/md1 /tmp/data && echo kernel same; stop /dev/md1",
+            env!("CARGO_BIN_EXE_uraid")
+        ))
+        .success();
+    assert_eq!(output.value("writer"), "0", "{}\n{}", output.stdout, output.stderr);
+    assert_eq!(output.value("same"), "yes");
+    assert_eq!(output.value("kernel"), "same", "{}\n{}", output.stdout, output.stderr);
+}
