@@ -20,8 +20,18 @@ pub fn in_use(path: impl AsRef<Path>) -> Option<String> {
     if swapped_on(|swap| fs::metadata(swap).is_ok_and(|s| (s.dev(), s.ino()) == (m.dev(), m.ino()))) {
         return Some("used as swap".into());
     }
-    loops_over(m.dev(), m.ino())
-        .find_map(|(name, device)| Some(format!("/dev/{name} is {}", device_in_use(device)?)))
+    loops_over(m.dev(), m.ino()).find_map(|(name, device)| {
+        let path = PathBuf::from(format!("/dev/{name}"));
+        let used =
+            device_in_use(device).or_else(|| is_claimed(&path).then(|| "claimed by a program".into()))?;
+        Some(format!("{} is {used}", path.display()))
+    })
+}
+
+/// Does somebody have the block device open exclusively? Found out by asking for the same, for a moment.
+fn is_claimed(device: &Path) -> bool {
+    let flags = rustix::fs::OFlags::EXCL | rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    matches!(rustix::fs::open(device, flags, rustix::fs::Mode::empty()), Err(rustix::io::Errno::BUSY))
 }
 
 /// Who holds a lock on the file with this device and inode number, such as "process 812 (uraid)".
