@@ -42,7 +42,7 @@ use crate::parity::{Kernels, Source, Target};
 pub const ALIGN: usize = 4096;
 
 /// Transfers in flight per region for which room is made at the start.
-pub const FLIGHTS: usize = 8;
+pub const FLIGHTS: usize = 32;
 
 /// The name of a region of one [`Memory`]. A stale name (of a region since removed) is noticed and panics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -47,6 +47,8 @@ pub struct Engine {
     /// Disk operations under way, by slot: a mirror read takes the least busy leg.
     busy: Vec<u32>,
     asleep_for_locks: bool,
+    /// Since the waiting operations were looked at last.
+    something_ended: bool,
 }
 
 /// A request under way.
@@ -97,6 +99,8 @@ struct Op {
     stripe: Stripe,
     pieces: Vec<Piece>,
     sources: Vec<Source>,
+    /// Pieces of other requests, set aside because the band as a whole could not be had; their turn comes later.
+    aside: Vec<(Piece, Source)>,
     /// For `Fill`: its rows.
     fill: Rows,
     /// The blocks at the edges of unaligned writes, read before the write is planned.
@@ -129,10 +133,11 @@ impl Op {
             stripe: Stripe(0),
             pieces: Vec::with_capacity(MAX_PIECES),
             sources: Vec::with_capacity(MAX_PIECES),
+            aside: Vec::with_capacity(MAX_PIECES),
             fill: Rows::default(),
-            edges: Vec::with_capacity(4),
+            edges: Vec::with_capacity(2 * MAX_PIECES),
             reading_edges: false,
-            plan: Plan::with_room_for(cells),
+            plan: Plan::with_room_for_pieces(cells, MAX_PIECES),
             faults: Vec::with_capacity(4),
             fault_seen: false,
             holders: Vec::with_capacity(cells * 2),
@@ -151,17 +156,24 @@ impl Op {
 
     /// Ready for a new band.
     fn reset(&mut self, kind: Kind, stripe: Stripe) {
-        // A fill needs no mark: after a crash its rows are not taken to be in sync (or rebuilt) anyway.
-        self.state = if kind == Kind::Write { State::Intent } else { State::Lock };
         self.kind = kind;
-        self.life = self.life.wrapping_add(1);
         self.stripe = stripe;
+        self.aside.clear();
+        self.fill = Rows::default();
+        self.faults.clear();
+        self.fua = false;
+        self.restart();
+    }
+
+    /// Ready for other pieces of the same stripe, with what is known of it.
+    fn restart(&mut self) {
+        // A fill needs no mark: after a crash its rows are not taken to be in sync (or rebuilt) anyway.
+        self.state = if self.kind == Kind::Write { State::Intent } else { State::Lock };
+        self.life = self.life.wrapping_add(1);
         self.pieces.clear();
         self.sources.clear();
-        self.fill = Rows::default();
         self.edges.clear();
         self.reading_edges = false;
-        self.faults.clear();
         self.fault_seen = false;
         self.holders.clear();
         self.failed.clear();
@@ -172,8 +184,48 @@ impl Op {
         self.counted = false;
         self.lanes = None;
         self.left = 0;
-        self.fua = false;
         self.trouble = None;
+    }
+
+    /// Leaves only the pieces of one request in the band, so that what one of them asks for in vain does not fail the
+    /// others. False if they are all of one request.
+    fn set_others_aside(&mut self) -> bool {
+        let Some(first) = self.sources.first().map(|source| source.request) else { return false };
+        let before = self.sources.len();
+        for i in (1..before).rev() {
+            if self.sources[i].request != first {
+                self.aside.push((self.pieces.remove(i), self.sources.remove(i)));
+            }
+        }
+        self.edges.clear();
+        self.reading_edges = false;
+        self.sources.len() < before
+    }
+
+    /// Goes on with the next request that was set aside. False if there is none.
+    fn take_aside(&mut self) -> bool {
+        let Some(next) = self.aside.last().map(|(_, source)| source.request) else { return false };
+        self.restart();
+        for i in (0..self.aside.len()).rev() {
+            if self.aside[i].1.request == next {
+                let (piece, source) = self.aside.remove(i);
+                self.pieces.push(piece);
+                self.sources.push(source);
+            }
+        }
+        true
+    }
+
+    /// Turns into one that writes again what could not be read: a sector that is rewritten is usually well, and if not,
+    /// the member fails. False if all could be read.
+    fn become_repair(&mut self) -> bool {
+        if self.faults.is_empty() || self.kind == Kind::Fill {
+            return false;
+        }
+        self.kind = Kind::Fill;
+        self.restart();
+        self.fill = self.faults.iter().fold(Rows::default(), |hull, fault| hull.hull(fault.rows));
+        true
     }
 
     fn rows(&self) -> Rows {
@@ -208,6 +260,7 @@ impl Engine {
             holding: Vec::with_capacity(limits.bands),
             replies: VecDeque::with_capacity(limits.requests),
             asleep_for_locks: false,
+            something_ended: false,
         }
     }
 
@@ -392,6 +445,7 @@ impl Engine {
                 && op.stripe == stripe
                 && matches!(op.state, State::Intent | State::Lock)
                 && !op.insist
+                && op.aside.is_empty()
                 && op.pieces.len() < MAX_PIECES
                 && op.rows().start / self.limits.band_rows == window
                 && !op.pieces.iter().any(|p| p.data == piece.data && p.rows.overlaps(piece.rows))
@@ -437,16 +491,13 @@ impl Engine {
 
     /// Tries every waiting operation once more, as long as one of them ending lets another begin.
     fn try_waiting(&mut self, port: &mut impl Port) {
-        let mut again = true;
-        while again {
-            again = false;
+        self.something_ended = true;
+        while core::mem::take(&mut self.something_ended) {
             for _ in 0..self.waiting.len() {
                 let Some(index) = self.waiting.pop_front() else { break };
-                let free = self.free_ops.len();
                 if !self.start(index as usize, port) {
                     self.waiting.push_back(index);
                 }
-                again |= self.free_ops.len() > free;
             }
         }
     }
@@ -511,6 +562,9 @@ impl Engine {
         };
         let leg = least_busy(&map, &self.busy);
         if let Err(lost) = plan::plan(&map, &self.view, &op.faults, leg, want, &mut op.plan) {
+            if op.set_others_aside() {
+                return self.plan_and_gather(index, port);
+            }
             op.trouble = Some(lost.into());
             self.finish(index, port);
             return true;
@@ -553,7 +607,12 @@ impl Engine {
         let op = &mut self.ops[index];
         if core::mem::take(&mut op.fault_seen) {
             if !self.geometry.is_redundant() {
-                op.trouble = op.faults.first().map(|fault| Trouble::Member(fault.slot));
+                let slot = op.faults.pop().map(|fault| fault.slot);
+                op.faults.clear();
+                if op.set_others_aside() {
+                    return self.again(index, port);
+                }
+                op.trouble = slot.map(Trouble::Member);
                 return self.finish(index, port);
             }
             return self.again(index, port);
@@ -675,6 +734,7 @@ impl Engine {
     // --- the end --------------------------------------------------------------------------------------------------
 
     fn finish(&mut self, index: usize, port: &mut impl Port) {
+        self.something_ended = true;
         let op = &mut self.ops[index];
         op.state = State::Free;
         if let Some(region) = op.lanes.take() {
@@ -688,8 +748,6 @@ impl Engine {
             self.shared.end_write(self.queue);
         }
         let trouble = op.trouble;
-        let repairs = op.kind != Kind::Fill && trouble.is_none() && !self.limits.read_only;
-        let repair = (repairs && self.geometry.is_redundant() && !op.faults.is_empty()).then_some(op.stripe);
         for i in 0..self.ops[index].sources.len() {
             let Some(request) = self.ops[index].sources[i].request else { continue };
             let active = &mut self.requests[request as usize];
@@ -699,25 +757,15 @@ impl Engine {
                 self.answer(request);
             }
         }
-        if let Some(stripe) = repair {
-            self.repair(index, stripe);
+        let op = &mut self.ops[index];
+        if op.take_aside() || (trouble.is_none() && !self.limits.read_only && op.become_repair()) {
+            self.waiting.push_back(index as u32);
+        } else {
+            self.free_ops.push(index as u32);
         }
-        self.free_ops.push(index as u32);
         if wake {
             port.wake_others();
         }
-    }
-
-    /// Writes again what could not be read: a sector that is rewritten is usually well, and if not, the member fails.
-    /// Skipped when there is no room for it now; the next read of the place tries again.
-    fn repair(&mut self, index: usize, stripe: Stripe) {
-        let Some(op) = self.take_op(Kind::Fill, stripe) else { return };
-        let faults = core::mem::take(&mut self.ops[index].faults);
-        let target = &mut self.ops[op as usize];
-        target.faults.extend_from_slice(&faults);
-        target.fill = faults.iter().fold(Rows::default(), |hull, fault| hull.hull(fault.rows));
-        self.ops[index].faults = faults;
-        self.waiting.push_back(op);
     }
 
     fn answer(&mut self, index: u32) {

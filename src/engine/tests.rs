@@ -1,1 +1,1163 @@
-//! Tests of the engine with a scripted port.
+//! The engine against simulated disks: several engines on one `Shared`, interleaved with their disks and a keeper by a
+//! seeded scheduler, one step at a time.
+//!
+//! The oracle is exact. Every 128 bytes of the LU (a *grain*) are a register; every write puts a value of its own into
+//! its grains; at the end the history of each register must be linearizable: a read gives what was acknowledged last or
+//! is being written, and no later read goes back behind it. Then everything is read once more, with every single member
+//! taken away that the level can spare: copies agree and parity is right.
+//!
+//! An engine is only run when it was woken (a submission, a completion, another queue, the keeper). If all is quiet and
+//! a request has no reply, a wake was lost. Client and scratch memory is checked as the real one is: no buffer
+//! is touched while a disk works on it.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::*;
+use crate::geometry::{CellKind, Geometry, Layout, Shape};
+use crate::parity::{Kernels, Source, Target, gf};
+use crate::plan::{Presence, Rows, View};
+use crate::units::{Level, SECTOR, Slot, SlotSet, Stripe};
+
+/// Bytes of a register.
+const GRAIN: usize = 128;
+const GRAINS_IN_SECTOR: u64 = SECTOR / GRAIN as u64;
+
+struct Random(u64);
+
+impl Random {
+    /// The next number of a splitmix64 sequence.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+// --- what is on the LU ------------------------------------------------------------------------------------------------
+
+/// The bytes of `grain` when it holds `value`.
+fn grain_bytes(value: u64, grain: u64) -> [u8; GRAIN] {
+    let mut bytes = [0; GRAIN];
+    let mut word = value;
+    for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+        chunk.copy_from_slice(&word.to_le_bytes());
+        word = (value ^ grain << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(i as u32 + 7);
+    }
+    bytes
+}
+
+/// The value `grain` holds, if its bytes are of one piece.
+fn value_of(bytes: &[u8], grain: u64) -> Option<u64> {
+    let value = u64::from_le_bytes(bytes[..8].try_into().ok()?);
+    (bytes == grain_bytes(value, grain)).then_some(value)
+}
+
+/// One operation on a register.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    value: u64,
+    /// Clock at its submission and at its reply.
+    start: u64,
+    end: u64,
+    write: bool,
+}
+
+/// Gibbons and Korach: with every value written once, a register's history is linearizable exactly if no value is read
+/// before it is written, no two forward zones overlap and no backward zone lies in a forward one. The zone of a value
+/// spans from the first end to the last start of its operations; it is forward if that is not the wrong way round.
+fn check_register(grain: u64, events: &[Event]) {
+    let mut zones: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for event in events {
+        let zone = zones.entry(event.value).or_insert((u64::MAX, 0));
+        *zone = (zone.0.min(event.end), zone.1.max(event.start));
+        let source = events.iter().find(|e| e.write && e.value == event.value);
+        let source =
+            source.unwrap_or_else(|| panic!("grain {grain}: {event:?} was never written: {events:?}"));
+        assert!(event.write || source.start < event.end, "grain {grain}: {event:?} from the future");
+    }
+    let zones: Vec<(u64, u64, u64)> =
+        zones.into_iter().map(|(value, (end, start))| (value, end, start)).collect();
+    for &(value, end, start) in zones.iter().filter(|(_, end, start)| end < start) {
+        for &(other, other_end, other_start) in zones.iter().filter(|zone| zone.0 != value) {
+            // The same comparison finds overlapping forward zones and enclosed backward ones.
+            let bad = end < other_start && other_end < start;
+            assert!(!bad, "grain {grain}: values {value} and {other} are not in any order: {events:#?}");
+        }
+    }
+}
+
+// --- the simulated disks ----------------------------------------------------------------------------------------------
+
+#[derive(Clone, Default)]
+struct Disk {
+    bytes: Vec<u8>,
+    /// Sectors that cannot be read until they are written.
+    bad: Vec<u64>,
+    dead: bool,
+    /// Writes completed, and how many of them are stable.
+    written: u64,
+    flushed: u64,
+    /// By sector: the number of the last write to it, 0 if that was a stable one.
+    unstable: Vec<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Read,
+    Write { fua: bool },
+    Flush { covers: u64 },
+}
+
+/// A disk operation under way.
+#[derive(Clone, Copy)]
+struct Flight {
+    engine: usize,
+    tag: u64,
+    slot: usize,
+    at: u64,
+    memory: Bytes,
+    what: What,
+    /// Sectors moved, from the front or from the back.
+    moved: u64,
+    backwards: bool,
+    failed: bool,
+}
+
+struct Region {
+    bytes: Vec<u8>,
+    scratch: bool,
+}
+
+/// Counts of disk operations.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Counts {
+    reads: u64,
+    writes: u64,
+    flushes: u64,
+}
+
+struct World {
+    geometry: Arc<Geometry>,
+    shared: Arc<Shared>,
+    view: Arc<View>,
+    disks: Vec<Disk>,
+    memory: Vec<Option<Region>>,
+    flights: Vec<Flight>,
+    woken: Vec<bool>,
+    /// Scratch bytes lent out, by engine, and the most of them (one operation always gets what it needs).
+    lent: Vec<u32>,
+    most_lent: u32,
+    random: Random,
+    dirty_wanted: bool,
+    failed: Vec<Slot>,
+    read_failures: u64,
+    counts: Counts,
+    /// No client's write may reach a disk unless the LU is marked dirty.
+    strict_intent: bool,
+}
+
+struct Side<'w> {
+    world: &'w mut World,
+    me: usize,
+}
+
+fn overlap(a: Bytes, b: Bytes) -> bool {
+    a.region == b.region && a.offset < b.offset + b.len && b.offset < a.offset + a.len
+}
+
+impl World {
+    fn slice(&mut self, bytes: Bytes) -> &mut [u8] {
+        let region = self.memory[bytes.region as usize].as_mut().expect("memory that is there");
+        &mut region.bytes[bytes.offset as usize..][..bytes.len as usize]
+    }
+
+    /// May these bytes be changed now, or (with `reading`) be looked at?
+    fn assert_free(&self, bytes: Bytes, reading: bool) {
+        for flight in &self.flights {
+            let matters = !reading || flight.what == What::Read;
+            let busy = matters && !matches!(flight.what, What::Flush { .. }) && overlap(flight.memory, bytes);
+            assert!(!busy, "memory a disk works on is touched");
+        }
+    }
+
+    fn add_region(&mut self, bytes: Vec<u8>, scratch: bool) -> u32 {
+        let region = Some(Region { bytes, scratch });
+        match self.memory.iter().position(Option::is_none) {
+            Some(index) => {
+                self.memory[index] = region;
+                index as u32
+            }
+            None => {
+                self.memory.push(region);
+                self.memory.len() as u32 - 1
+            }
+        }
+    }
+
+    fn launch(&mut self, engine: usize, tag: u64, slot: Slot, at: u64, memory: Bytes, what: What) {
+        let backwards = self.random.one_in(2);
+        let slot = slot.index();
+        self.flights.push(Flight { engine, tag, slot, at, memory, what, moved: 0, backwards, failed: false });
+    }
+
+    fn wake_all(&mut self) {
+        self.woken.fill(true);
+    }
+
+    /// Moves some sectors of a flight. True when it is done.
+    fn advance(&mut self, index: usize) -> bool {
+        let mut flight = self.flights[index];
+        if let What::Flush { .. } = flight.what {
+            self.flights[index].failed = self.disks[flight.slot].dead;
+            return true;
+        }
+        let sectors = u64::from(flight.memory.len) / SECTOR;
+        let steps = 1 + self.random.below(sectors);
+        for _ in 0..steps {
+            if flight.moved == sectors || flight.failed {
+                break;
+            }
+            let nth = if flight.backwards { sectors - 1 - flight.moved } else { flight.moved };
+            self.move_sector(&mut flight, nth);
+            flight.moved += 1;
+        }
+        self.flights[index] = flight;
+        flight.failed || flight.moved == sectors
+    }
+
+    fn move_sector(&mut self, flight: &mut Flight, nth: u64) {
+        let sector = flight.at + nth;
+        let memory = flight.memory.slice((nth * SECTOR) as u32, SECTOR as u32);
+        let range = (sector * SECTOR) as usize..((sector + 1) * SECTOR) as usize;
+        let region = self.memory[memory.region as usize].as_mut().expect("memory in flight");
+        let bytes = &mut region.bytes[memory.offset as usize..][..SECTOR as usize];
+        let disk = &mut self.disks[flight.slot];
+        if disk.dead || (flight.what == What::Read && disk.bad.contains(&sector)) {
+            flight.failed = true;
+            if flight.what == What::Read {
+                bytes.fill(0xDB);
+            }
+            return;
+        }
+        if let What::Write { fua } = flight.what {
+            disk.bytes[range].copy_from_slice(bytes);
+            disk.bad.retain(|&bad| bad != sector);
+            disk.unstable[sector as usize] = if fua { 0 } else { u64::MAX };
+        } else {
+            bytes.copy_from_slice(&disk.bytes[range]);
+        }
+    }
+
+    /// The end of a flight, for the disk.
+    fn land(&mut self, index: usize) -> Flight {
+        let flight = self.flights.swap_remove(index);
+        let disk = &mut self.disks[flight.slot];
+        match flight.what {
+            What::Write { fua } if !flight.failed => {
+                disk.written += 1;
+                for sector in flight.at..flight.at + u64::from(flight.memory.len) / SECTOR {
+                    if !fua && disk.unstable[sector as usize] == u64::MAX {
+                        disk.unstable[sector as usize] = disk.written;
+                    }
+                }
+            }
+            What::Flush { covers } if !flight.failed => {
+                disk.flushed = disk.flushed.max(covers);
+                for unstable in &mut disk.unstable {
+                    if *unstable <= covers {
+                        *unstable = 0;
+                    }
+                }
+            }
+            _ => {}
+        }
+        flight
+    }
+
+    /// What the keeper does next, if anything.
+    fn keep(&mut self) {
+        if let Some(slot) = self.failed.pop() {
+            let bearable = self.geometry.tolerates(&self.view.incomplete().with(slot));
+            if self.view.members[slot.index()].presence != Presence::Missing && bearable {
+                self.publish(|view| view.members[slot.index()].presence = Presence::Missing);
+            }
+        } else if core::mem::take(&mut self.dirty_wanted) {
+            self.shared.set_dirty();
+            self.wake_all();
+        } else if self.shared.is_dirty() && !self.shared.try_clean() {
+            self.wake_all();
+        }
+    }
+
+    fn publish(&mut self, change: impl FnOnce(&mut View)) {
+        let mut view = (*self.view).clone();
+        change(&mut view);
+        view.epoch += 1;
+        let epoch = view.epoch;
+        self.view = Arc::new(view);
+        self.shared.set_epoch(epoch);
+        self.wake_all();
+    }
+}
+
+impl Port for Side<'_> {
+    fn read(&mut self, tag: u64, slot: Slot, at: MemberLba, into: Bytes) {
+        self.world.assert_free(into, false);
+        self.world.counts.reads += 1;
+        self.world.launch(self.me, tag, slot, at.0, into, What::Read);
+    }
+
+    fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder {
+        self.world.assert_free(from, true);
+        assert!(!self.world.strict_intent || self.world.shared.is_dirty(), "a write to an LU marked clean");
+        self.world.counts.writes += 1;
+        self.world.launch(self.me, tag, slot, at.0, from, What::Write { fua });
+        self.holder(slot)
+    }
+
+    fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
+        let covers = self.world.disks[slot.index()].written;
+        self.world.counts.flushes += 1;
+        let nothing = Bytes { region: u32::MAX, offset: 0, len: 0 };
+        self.world.launch(self.me, tag, slot, 0, nothing, What::Flush { covers });
+        self.holder(slot)
+    }
+
+    fn holder(&self, slot: Slot) -> Holder {
+        Holder(u32::from(slot.0))
+    }
+
+    fn fold(
+        &mut self,
+        targets: &[Bytes],
+        terms: &mut dyn Iterator<Item = (Bytes, [u8; 2])>,
+        accumulate: bool,
+    ) {
+        let terms: Vec<(Vec<u8>, [u8; 2])> = terms
+            .map(|(bytes, coef)| {
+                self.world.assert_free(bytes, true);
+                (self.world.slice(bytes).to_vec(), coef)
+            })
+            .collect();
+        let sources: Vec<Source<'_>> =
+            terms.iter().map(|(bytes, coef)| Source { bytes, coef: *coef }).collect();
+        let mut sums: Vec<Vec<u8>> = Vec::new();
+        for &target in targets {
+            self.world.assert_free(target, false);
+            sums.push(self.world.slice(target).to_vec());
+        }
+        match &mut sums[..] {
+            [p] => Kernels::portable().combine(Target::One(p), &sources, accumulate),
+            [p, q] => Kernels::portable().combine(Target::Two(p, q), &sources, accumulate),
+            _ => panic!("a fold onto {} targets", targets.len()),
+        }
+        for (&target, sum) in targets.iter().zip(&sums) {
+            self.world.slice(target).copy_from_slice(sum);
+        }
+    }
+
+    fn copy(&mut self, to: Bytes, from: Bytes) {
+        self.world.assert_free(to, false);
+        self.world.assert_free(from, true);
+        let bytes = self.world.slice(from).to_vec();
+        self.world.slice(to).copy_from_slice(&bytes);
+    }
+
+    fn alloc(&mut self, bytes: u32) -> Option<u32> {
+        let lent = self.world.lent[self.me];
+        if lent > 0 && lent + bytes > self.world.most_lent {
+            return None;
+        }
+        self.world.lent[self.me] += bytes;
+        Some(self.world.add_region(alloc::vec![0xEE; bytes as usize], true))
+    }
+
+    fn free(&mut self, region: u32) {
+        let len = self.world.memory[region as usize].as_ref().map_or(0, |r| r.bytes.len() as u32);
+        self.world.assert_free(Bytes { region, offset: 0, len }, false);
+        let gone = self.world.memory[region as usize].take();
+        assert!(gone.is_some_and(|region| region.scratch), "frees what it was not given");
+        self.world.lent[self.me] -= len;
+    }
+
+    fn view(&mut self) -> Arc<View> {
+        self.world.view.clone()
+    }
+
+    fn wake_others(&mut self) {
+        self.world.wake_all();
+    }
+
+    fn ask_dirty(&mut self) {
+        self.world.dirty_wanted = true;
+    }
+
+    fn member_failed(&mut self, slot: Slot, _: Holder) {
+        self.world.failed.push(slot);
+    }
+
+    fn read_failed(&mut self, _: Slot, _: MemberLba, _: Sectors) {
+        self.world.read_failures += 1;
+    }
+}
+
+// --- clients ----------------------------------------------------------------------------------------------------------
+
+/// A request of a client, in grains.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wish {
+    Read { first: u64, count: u64 },
+    Write { first: u64, count: u64, fua: bool },
+    Flush,
+    Fill(Stripe, Rows),
+}
+
+struct Asked {
+    wish: Wish,
+    value: u64,
+    start: u64,
+    /// The client's memory, and bytes in it before the first grain.
+    memory: Bytes,
+    head: u32,
+    /// Of a flush: what every disk had completed when it was submitted.
+    written: Vec<u64>,
+    result: Option<Result<(), Trouble>>,
+}
+
+/// A level and how many disks.
+#[derive(Clone, Copy)]
+struct Kind {
+    level: Level,
+    layout: &'static str,
+    slots: u16,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind { level: Level::Raid0, layout: "", slots: 3 },
+    Kind { level: Level::Raid1, layout: "", slots: 2 },
+    Kind { level: Level::Raid1, layout: "", slots: 3 },
+    Kind { level: Level::Raid5, layout: "left-symmetric", slots: 3 },
+    Kind { level: Level::Raid5, layout: "left-symmetric", slots: 4 },
+    Kind { level: Level::Raid6, layout: "left-symmetric", slots: 5 },
+    Kind { level: Level::Raid10, layout: "n2", slots: 4 },
+    Kind { level: Level::Raid10, layout: "f2", slots: 3 },
+];
+
+struct Sim {
+    world: World,
+    engines: Vec<Engine>,
+    asked: Vec<Asked>,
+    registers: Vec<Vec<Event>>,
+    clock: u64,
+    next_value: u64,
+    block: u64,
+    /// Requests may fail.
+    forgiving: bool,
+}
+
+fn geometry(kind: Kind, chunk: u64, chunks: u64) -> Geometry {
+    let mirror = kind.level == Level::Raid1;
+    let component = Sectors(chunk * chunks);
+    let members = alloc::vec![component; usize::from(kind.slots)];
+    let layout = if kind.layout.is_empty() {
+        Layout::default_for(kind.level)
+    } else {
+        Layout::parse(kind.level, kind.layout).unwrap()
+    };
+    Geometry::new(&Shape {
+        level: kind.level,
+        layout: layout.md_number(),
+        chunk: if mirror { Sectors(0) } else { Sectors(chunk) },
+        slots: kind.slots,
+        component: if kind.level == Level::Raid0 { Sectors(0) } else { component },
+        members: &members,
+    })
+    .unwrap()
+}
+
+/// Disks that hold value 0 everywhere, all redundancy right.
+fn fresh_disks(geometry: &Geometry) -> Vec<Disk> {
+    let disk = |slot: u16| {
+        let sectors = geometry.member_used(Slot(slot)).0 as usize;
+        Disk {
+            bytes: alloc::vec![0; sectors * SECTOR as usize],
+            unstable: alloc::vec![0; sectors],
+            ..Disk::default()
+        }
+    };
+    let mut disks: Vec<Disk> = (0..geometry.slots()).map(disk).collect();
+    for number in 0..geometry.stripes() {
+        let map = geometry.stripe(Stripe(number));
+        let len = map.rows() as usize * SECTOR as usize;
+        let data = geometry.data_cells();
+        let content = |data: u16| -> Vec<u8> {
+            let first = map.lba(data).0 * GRAINS_IN_SECTOR;
+            let grains = u64::from(map.rows()) * GRAINS_IN_SECTOR;
+            (first..first + grains).flat_map(|grain| grain_bytes(0, grain)).collect()
+        };
+        for index in 0..map.cells() {
+            let cell = map.cell(index);
+            let sum = |weight: &dyn Fn(u16) -> u8| {
+                let mut sum = alloc::vec![0; len];
+                for d in 0..data {
+                    sum.iter_mut().zip(content(d)).for_each(|(s, byte)| *s ^= gf::mul(weight(d), byte));
+                }
+                sum
+            };
+            let bytes = match cell.kind {
+                CellKind::Data(d) => content(d),
+                CellKind::Copy => content(0),
+                CellKind::P => sum(&|_| 1),
+                CellKind::Q => sum(&|d| gf::exp(u32::from(map.q_power(d)))),
+            };
+            let at = (cell.at.0 * SECTOR) as usize;
+            disks[cell.slot.index()].bytes[at..at + len].copy_from_slice(&bytes);
+        }
+    }
+    disks
+}
+
+impl Sim {
+    fn new(kind: Kind, engines: usize, seed: u64) -> Sim {
+        let mut random = Random(seed);
+        let chunk = 8 << random.below(2);
+        let block = 1 << random.below(3);
+        let bands = 1 + random.below(8) as usize;
+        let requests = 1 + random.below(12) as usize;
+        let geometry = geometry(kind, chunk, 6);
+        let unit = geometry.unit().0.min(chunk);
+        let band_rows = (1 + random.below(unit / block)) * block;
+        let most_lent = (random.below(4) * 64 * SECTOR) as u32;
+        let limits =
+            Limits { requests, bands, band_rows: band_rows as u32, block: block as u32, read_only: false };
+        Sim::with(geometry, engines, limits, most_lent, random)
+    }
+
+    fn with(geometry: Geometry, engines: usize, limits: Limits, most_lent: u32, random: Random) -> Sim {
+        let geometry = Arc::new(geometry);
+        let shared = Arc::new(Shared::new(&geometry, engines, 0));
+        let view = Arc::new(View::healthy(geometry.slots()));
+        let make = |_| {
+            let queue = shared.join().unwrap();
+            Engine::new(geometry.clone(), shared.clone(), queue, view.clone(), limits)
+        };
+        let list = (0..engines).map(make).collect();
+        let first = Event { value: 0, start: 0, end: 0, write: true };
+        let grains = geometry.size().0 * GRAINS_IN_SECTOR;
+        let world = World {
+            disks: fresh_disks(&geometry),
+            strict_intent: geometry.is_redundant(),
+            geometry,
+            shared,
+            view,
+            memory: Vec::new(),
+            flights: Vec::new(),
+            woken: alloc::vec![false; engines],
+            lent: alloc::vec![0; engines],
+            most_lent,
+            random,
+            dirty_wanted: false,
+            failed: Vec::new(),
+            read_failures: 0,
+            counts: Counts::default(),
+        };
+        Sim {
+            world,
+            engines: list,
+            asked: Vec::new(),
+            registers: alloc::vec![alloc::vec![first]; grains as usize],
+            clock: 1,
+            next_value: 1,
+            block: u64::from(limits.block),
+            forgiving: false,
+        }
+    }
+
+    fn grains(&self) -> u64 {
+        self.registers.len() as u64
+    }
+
+    fn random_wish(&mut self) -> Wish {
+        let random = &mut self.world.random;
+        let all = self.registers.len() as u64;
+        // Most of it in a small place, so that requests meet.
+        let (from, room) = match random.below(4) {
+            0 => (0, all),
+            1 => (all / 2, all / 8),
+            _ => (0, (24 * GRAINS_IN_SECTOR).min(all)),
+        };
+        let first = from + random.below(room);
+        let longest = match random.below(3) {
+            0 => 3,
+            1 => 8 * GRAINS_IN_SECTOR,
+            _ => 48 * GRAINS_IN_SECTOR,
+        };
+        let mut count = 1 + random.below(longest);
+        let mut first = first;
+        if random.one_in(3) {
+            // Whole blocks, as most clients do.
+            let block = self.block * GRAINS_IN_SECTOR;
+            first -= first % block;
+            count = count.next_multiple_of(block);
+        }
+        count = count.min(all - first);
+        match random.below(20) {
+            0 => Wish::Flush,
+            1..10 => Wish::Read { first, count },
+            _ => Wish::Write { first, count, fua: random.one_in(8) },
+        }
+    }
+
+    /// Submits to `engine`, which has room. Returns the request's number.
+    fn ask(&mut self, engine: usize, wish: Wish) -> usize {
+        let cookie = self.asked.len();
+        let value = self.next_value;
+        self.next_value += 1;
+        let (mut memory, mut head) = (Bytes { region: u32::MAX, offset: 0, len: 0 }, 0);
+        let request = match wish {
+            Wish::Flush => Request::Flush,
+            Wish::Fill(stripe, rows) => Request::Fill { stripe, rows },
+            Wish::Read { first, count } | Wish::Write { first, count, .. } => {
+                let block = self.block * GRAINS_IN_SECTOR;
+                let (start, end) = (first - first % block, (first + count).next_multiple_of(block));
+                let end = end.min(self.grains());
+                let len = (end - start) as usize * GRAIN;
+                head = (first - start) as u32 * GRAIN as u32;
+                let tail = (end - first - count) as u32 * GRAIN as u32;
+                let mut bytes = alloc::vec![0xCC; len];
+                let (lba, sectors) = (Lba(start / GRAINS_IN_SECTOR), Sectors(len as u64 / SECTOR));
+                if let Wish::Write { fua, .. } = wish {
+                    for grain in first..first + count {
+                        let at = (grain - start) as usize * GRAIN;
+                        bytes[at..at + GRAIN].copy_from_slice(&grain_bytes(value, grain));
+                    }
+                    memory =
+                        Bytes { region: self.world.add_region(bytes, false), offset: 0, len: len as u32 };
+                    Request::Write { lba, sectors, memory, fua, keep: Keep { head, tail } }
+                } else {
+                    memory =
+                        Bytes { region: self.world.add_region(bytes, false), offset: 0, len: len as u32 };
+                    Request::Read { lba, sectors, memory }
+                }
+            }
+        };
+        self.engines[engine].submit(cookie as u64, request).unwrap();
+        self.world.woken[engine] = true;
+        let written = self.world.disks.iter().map(|disk| disk.written).collect();
+        self.asked.push(Asked { wish, value, start: self.clock, memory, head, written, result: None });
+        cookie
+    }
+
+    fn run(&mut self, engine: usize) {
+        self.world.woken[engine] = false;
+        self.engines[engine].run(&mut Side { world: &mut self.world, me: engine });
+        self.take_replies(engine);
+    }
+
+    fn take_replies(&mut self, engine: usize) {
+        while let Some(reply) = self.engines[engine].reply() {
+            let asked = &mut self.asked[reply.cookie as usize];
+            assert!(asked.result.is_none(), "a second reply");
+            asked.result = Some(reply.result);
+            let (wish, value, start, memory, head) =
+                (asked.wish, asked.value, asked.start, asked.memory, asked.head);
+            assert!(reply.result.is_ok() || self.forgiving, "{wish:?}: {:?}", reply.result);
+            let end = self.clock;
+            match wish {
+                Wish::Read { first, count } if reply.result.is_ok() => {
+                    let bytes = self.world.slice(memory)[head as usize..].to_vec();
+                    for (grain, bytes) in (first..first + count).zip(bytes.chunks_exact(GRAIN)) {
+                        let value = value_of(bytes, grain).unwrap_or_else(|| {
+                            panic!("grain {grain} is not of one piece: {:x?}", &bytes[..24])
+                        });
+                        self.registers[grain as usize].push(Event { value, start, end, write: false });
+                    }
+                }
+                Wish::Write { first, count, .. } => {
+                    // A write that failed may still come to pass.
+                    let end = if reply.result.is_ok() { end } else { u64::MAX };
+                    for grain in first..first + count {
+                        self.registers[grain as usize].push(Event { value, start, end, write: true });
+                    }
+                }
+                Wish::Flush if reply.result.is_ok() => {
+                    for (slot, disk) in self.world.disks.iter().enumerate() {
+                        let there = self.world.view.members[slot].presence != Presence::Missing;
+                        let written = self.asked[reply.cookie as usize].written[slot];
+                        assert!(!there || disk.flushed >= written, "slot {slot} was not flushed");
+                    }
+                }
+                _ => {}
+            }
+            if memory.region != u32::MAX {
+                self.world.assert_free(memory, false);
+                self.world.memory[memory.region as usize] = None;
+            }
+        }
+    }
+
+    /// Lets a disk get on with something; a finished operation is reported to its engine.
+    fn disk_step(&mut self, index: usize) {
+        if self.world.advance(index) {
+            let flight = self.world.land(index);
+            self.world.woken[flight.engine] = true;
+            let mut side = Side { world: &mut self.world, me: flight.engine };
+            self.engines[flight.engine].complete(flight.tag, !flight.failed, &mut side);
+            self.take_replies(flight.engine);
+        }
+    }
+
+    /// One step of whoever the scheduler picks. False if there is nothing to do.
+    fn step(&mut self) -> bool {
+        self.clock += 1;
+        let woken: Vec<usize> = (0..self.engines.len()).filter(|&e| self.world.woken[e]).collect();
+        let keeper = self.world.dirty_wanted || !self.world.failed.is_empty();
+        let flights = self.world.flights.len();
+        for _ in 0..16 {
+            match self.world.random.below(8) {
+                0..3 if !woken.is_empty() => {
+                    let engine = woken[self.world.random.below(woken.len() as u64) as usize];
+                    self.run(engine);
+                    return true;
+                }
+                3..7 if flights > 0 => {
+                    let index = self.world.random.below(flights as u64) as usize;
+                    self.disk_step(index);
+                    return true;
+                }
+                7 if keeper || self.world.random.one_in(4) => {
+                    self.world.keep();
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        !woken.is_empty() || flights > 0 || keeper
+    }
+
+    /// Runs until nothing moves. Everything submitted must have ended then.
+    fn settle(&mut self) {
+        for _ in 0..200_000 {
+            if !self.step() {
+                for asked in &self.asked {
+                    assert!(asked.result.is_some(), "lost: {:?}", asked.wish);
+                }
+                for engine in &self.engines {
+                    assert!(engine.is_idle());
+                }
+                assert!(self.world.lent.iter().all(|&lent| lent == 0));
+                return;
+            }
+        }
+        panic!("no end");
+    }
+
+    /// `wishes` random requests on random engines, with `also` called now and then.
+    fn load(&mut self, wishes: usize, mut also: impl FnMut(&mut Sim)) {
+        let mut left = wishes;
+        while left > 0 {
+            let engine = self.world.random.below(self.engines.len() as u64) as usize;
+            if self.world.random.one_in(3) && self.engines[engine].has_room() {
+                let burst = 1 + self.world.random.below(6);
+                for _ in 0..burst.min(left as u64) {
+                    if self.engines[engine].has_room() {
+                        let wish = self.random_wish();
+                        self.ask(engine, wish);
+                        left -= 1;
+                    }
+                }
+            }
+            self.step();
+            also(self);
+        }
+        self.settle();
+    }
+
+    /// Reads everything with `view`, undisturbed.
+    fn read_all(&mut self, view: View) -> Vec<u8> {
+        let shared = Arc::new(Shared::new(&self.world.geometry, 1, view.epoch));
+        let size = self.world.geometry.size();
+        let unit = self.world.geometry.unit().0.min(64) as u32;
+        let limits = Limits { requests: 1, bands: 4, band_rows: unit, block: 1, read_only: true };
+        let view = Arc::new(view);
+        let queue = shared.join().unwrap();
+        let mut engine = Engine::new(self.world.geometry.clone(), shared, queue, view.clone(), limits);
+        let len = size.bytes() as u32;
+        let memory =
+            Bytes { region: self.world.add_region(alloc::vec![0; len as usize], false), offset: 0, len };
+        engine.submit(0, Request::Read { lba: Lba(0), sectors: size, memory }).unwrap();
+        let now = core::mem::replace(&mut self.world.view, view);
+        loop {
+            engine.run(&mut Side { world: &mut self.world, me: 0 });
+            if let Some(reply) = engine.reply() {
+                reply.result.unwrap();
+                break;
+            }
+            for _ in 0..self.world.flights.len() {
+                while !self.world.advance(0) {}
+                let flight = self.world.land(0);
+                engine.complete(flight.tag, !flight.failed, &mut Side { world: &mut self.world, me: 0 });
+            }
+        }
+        self.world.view = now;
+        self.world.memory[memory.region as usize].take().unwrap().bytes
+    }
+
+    /// At rest: the histories are linearizable, and all redundancy tells the same.
+    fn verify(&mut self) {
+        for disk in &mut self.world.disks {
+            disk.bad.clear();
+        }
+        let view = (*self.world.view).clone();
+        let content = self.read_all(view.clone());
+        for (grain, bytes) in content.chunks_exact(GRAIN).enumerate() {
+            let value =
+                value_of(bytes, grain as u64).unwrap_or_else(|| panic!("grain {grain} is torn at the end"));
+            let read = Event { value, start: self.clock + 1, end: self.clock + 2, write: false };
+            self.registers[grain].push(read);
+        }
+        for (grain, events) in self.registers.iter().enumerate().filter(|(_, events)| events.len() > 2) {
+            check_register(grain as u64, events);
+        }
+        let there: Vec<Slot> = (0..self.world.geometry.slots()).map(Slot).collect();
+        for &a in &there {
+            for &b in there.iter().filter(|b| b.0 >= a.0) {
+                let mut without = view.clone();
+                for slot in [a, b] {
+                    without.members[slot.index()].presence = Presence::Missing;
+                }
+                if self.world.geometry.tolerates(&without.incomplete()) {
+                    let same = self.read_all(without) == content;
+                    assert!(same, "without {a} and {b} it reads differently");
+                }
+            }
+        }
+    }
+}
+
+/// Runs `body` for many seeds and says which one failed.
+fn seeds(count: u64, mut body: impl FnMut(u64)) {
+    struct Tell(u64);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                #[expect(clippy::print_stderr, reason = "the seed is what a failing test has to say")]
+                {
+                    std::eprintln!("seed {}", self.0);
+                }
+            }
+        }
+    }
+    for seed in 0..count {
+        let tell = Tell(seed);
+        body(seed);
+        core::mem::forget(tell);
+    }
+}
+
+// --- tests ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn healthy_lus_are_linear_registers_and_their_redundancy_agrees() {
+    seeds(1600, |seed| {
+        let kind = KINDS[seed as usize % KINDS.len()];
+        let mut sim = Sim::new(kind, 1 + seed as usize / 8 % 3, seed);
+        sim.load(60, |_| {});
+        sim.verify();
+    });
+}
+
+/// Sectors that cannot be read, on as many members as the level can lose.
+#[test]
+fn unreadable_sectors_are_served_by_redundancy_and_repaired() {
+    let (mut failures, mut repaired) = (0, 0);
+    seeds(800, |seed| {
+        let kind = KINDS[1 + seed as usize % (KINDS.len() - 1)];
+        let mut sim = Sim::new(kind, 1 + seed as usize % 2, seed);
+        sim.world.strict_intent = false; // repairs of what was read need no mark
+        let weak = sim.world.random.below(u64::from(kind.slots)) as usize;
+        let also = (weak + 1) % usize::from(kind.slots);
+        sim.load(50, |sim| {
+            if sim.world.random.one_in(12) {
+                let slots = [Slot(weak as u16), Slot(also as u16)];
+                let both = sim.world.geometry.tolerates(&slots.into_iter().collect::<SlotSet>());
+                let slot = if both && sim.world.random.one_in(2) { also } else { weak };
+                let sectors = sim.world.disks[slot].unstable.len() as u64;
+                let bad = sim.world.random.below(sectors.min(24));
+                sim.world.disks[slot].bad.push(bad);
+            }
+        });
+        // Whatever is read now is repaired, so that it can be read from the members themselves.
+        let size = sim.grains();
+        let before = sim.world.read_failures;
+        sim.ask(0, Wish::Read { first: 0, count: size });
+        sim.settle();
+        failures += sim.world.read_failures;
+        if sim.world.read_failures > before && kind.level == Level::Raid5 {
+            // On parity levels a read goes to the data itself: nothing bad is left there.
+            let again = sim.world.read_failures;
+            sim.ask(0, Wish::Read { first: 0, count: size });
+            sim.settle();
+            let left = sim.world.read_failures - again;
+            assert!(left < again - before || left == 0, "{left} places were not repaired");
+            repaired += 1;
+        }
+        sim.verify();
+    });
+    assert!(failures > 1000 && repaired > 10, "{failures} failures, {repaired} repaired");
+}
+
+/// A member dies at any moment; with two to spare, another one follows.
+#[test]
+fn dying_members_cost_nothing_within_the_budget() {
+    seeds(1200, |seed| {
+        let kind = KINDS[1 + seed as usize % (KINDS.len() - 1)];
+        let mut sim = Sim::new(kind, 1 + seed as usize % 3, seed);
+        sim.world.strict_intent = false;
+        let mut dead = SlotSet::EMPTY;
+        sim.load(60, |sim| {
+            let slot = Slot(sim.world.random.below(u64::from(kind.slots)) as u16);
+            if sim.world.random.one_in(60) && sim.world.geometry.tolerates(&dead.with(slot)) {
+                dead.insert(slot);
+                sim.world.disks[slot.index()].dead = true;
+            }
+        });
+        sim.verify();
+    });
+}
+
+/// More members die than the level survives: requests fail, but what is read is still right, and nothing hangs.
+#[test]
+fn beyond_the_budget_requests_fail_and_nothing_is_invented() {
+    let mut failed = 0;
+    seeds(600, |seed| {
+        let kind = KINDS[seed as usize % KINDS.len()];
+        let mut sim = Sim::new(kind, 1 + seed as usize % 3, seed);
+        sim.forgiving = true;
+        sim.world.strict_intent = false;
+        sim.load(60, |sim| {
+            if sim.world.random.one_in(30) {
+                let slot = sim.world.random.below(u64::from(kind.slots)) as usize;
+                sim.world.disks[slot].dead = true;
+            }
+        });
+        failed += sim.asked.iter().filter(|asked| asked.result.is_some_and(|r| r.is_err())).count();
+        for (grain, events) in sim.registers.iter().enumerate().filter(|(_, events)| events.len() > 2) {
+            check_register(grain as u64, events);
+        }
+    });
+    assert!(failed > 1000, "only {failed}");
+}
+
+/// Redundancy that does not agree yet is made to, and a new member is filled, under load.
+#[test]
+fn resync_and_rebuild_run_beside_the_load() {
+    seeds(800, |seed| {
+        let kind = KINDS[1 + seed as usize % (KINDS.len() - 1)];
+        let mut sim = Sim::new(kind, 2, seed);
+        sim.world.strict_intent = false;
+        let geometry = sim.world.geometry.clone();
+        let rebuilt =
+            sim.world.random.one_in(2).then(|| Slot(sim.world.random.below(u64::from(kind.slots)) as u16));
+        match rebuilt {
+            Some(slot) => {
+                sim.world.disks[slot.index()].bytes.fill(0xAA);
+                sim.world.publish(|view| view.members[slot.index()].presence = Presence::Below(MemberLba(0)));
+            }
+            None => {
+                // Copies but the first, and all parity, are rubbish.
+                for number in 0..geometry.stripes() {
+                    let map = geometry.stripe(Stripe(number));
+                    for index in geometry.data_cells()..map.cells() {
+                        let cell = map.cell(index);
+                        let bytes =
+                            &mut sim.world.disks[cell.slot.index()].bytes[(cell.at.0 * SECTOR) as usize..];
+                        bytes[..map.rows() as usize * SECTOR as usize].fill(0x55);
+                    }
+                }
+                sim.world.publish(|view| view.synced_below = 0);
+            }
+        }
+        let mut next = 0;
+        while next < geometry.stripes() {
+            sim.load(20, |sim| {
+                if next < geometry.stripes() && sim.world.random.one_in(6) && sim.engines[1].has_room() {
+                    let rows = geometry.stripe(Stripe(next)).rows();
+                    sim.ask(1, Wish::Fill(Stripe(next), Rows::new(0, rows)));
+                    next += 1;
+                }
+            });
+        }
+        sim.world.publish(|view| {
+            view.synced_below = u64::MAX;
+            if let Some(slot) = rebuilt {
+                view.members[slot.index()].presence = Presence::Present;
+            }
+        });
+        sim.verify();
+    });
+}
+
+// --- one thing at a time ----------------------------------------------------------------------------------------------
+
+const RAID5: Kind = Kind { level: Level::Raid5, layout: "left-symmetric", slots: 5 };
+
+/// One engine with plenty of everything, marked dirty. Chunk of 16 sectors, block of one.
+fn plain(kind: Kind) -> Sim {
+    let limits = Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false };
+    let sim = Sim::with(geometry(kind, 16, 6), 1, limits, u32::MAX / 2, Random(7));
+    sim.world.shared.set_dirty();
+    sim
+}
+
+/// Everything but the keeper runs until nothing moves.
+fn settle_without_keeper(sim: &mut Sim) {
+    while sim.world.woken[0] || !sim.world.flights.is_empty() {
+        sim.clock += 1;
+        if sim.world.woken[0] {
+            sim.run(0);
+        } else {
+            sim.disk_step(0);
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_sequential_small_writes_becomes_full_stripes() {
+    let mut sim = plain(RAID5);
+    for i in 0..32 {
+        let count = 8 * GRAINS_IN_SECTOR;
+        sim.ask(0, Wish::Write { first: i * count, count, fua: false });
+    }
+    settle_without_keeper(&mut sim);
+    assert!(sim.asked.iter().all(|asked| asked.result == Some(Ok(()))));
+    // 128 KiB are four stripes of four chunks: every client buffer once, and each parity chunk once.
+    assert_eq!(sim.world.counts, Counts { reads: 0, writes: 32 + 4, flushes: 0 });
+    sim.verify();
+}
+
+#[test]
+fn a_small_write_costs_what_it_must() {
+    for (kind, reads, writes) in [(RAID5, 2, 2), (KINDS[5], 2, 3), (KINDS[2], 0, 3), (KINDS[0], 0, 1)] {
+        let mut sim = plain(kind);
+        sim.ask(0, Wish::Write { first: 0, count: 8 * GRAINS_IN_SECTOR, fua: false });
+        settle_without_keeper(&mut sim);
+        // RAID6 of five: two cells are kept and two more would be read either way.
+        assert_eq!(sim.world.counts, Counts { reads, writes, flushes: 0 }, "{}", kind.level);
+        sim.verify();
+    }
+}
+
+#[test]
+fn a_fua_write_is_stable_when_it_is_acknowledged() {
+    for kind in KINDS {
+        let mut sim = plain(kind);
+        // In the first 16 sectors, and elsewhere without FUA.
+        sim.ask(0, Wish::Write { first: 200, count: 40, fua: false });
+        sim.ask(0, Wish::Write { first: 3, count: 50, fua: true });
+        settle_without_keeper(&mut sim);
+        let map = sim.world.geometry.stripe(Stripe(0));
+        for index in 0..map.cells() {
+            let cell = map.cell(index);
+            let sectors = cell.at.0 as usize..cell.at.0 as usize + 16;
+            assert!(
+                sim.world.disks[cell.slot.index()].unstable[sectors].iter().all(|&n| n == 0),
+                "{}",
+                kind.level
+            );
+        }
+        assert!(sim.world.disks.iter().any(|disk| disk.unstable.iter().any(|&n| n != 0)));
+        sim.ask(0, Wish::Flush);
+        settle_without_keeper(&mut sim);
+        assert!(sim.world.disks.iter().all(|disk| disk.unstable.iter().all(|&n| n == 0)), "{}", kind.level);
+    }
+}
+
+#[test]
+fn a_failed_write_is_held_until_the_survivors_say_so() {
+    for kind in KINDS.into_iter().filter(|kind| kind.level != Level::Raid0) {
+        for wish in [Wish::Write { first: 0, count: 4, fua: false }, Wish::Flush] {
+            let mut sim = plain(kind);
+            let slot = sim.world.geometry.stripe(Stripe(0)).cell(0).slot;
+            sim.world.disks[slot.index()].dead = true;
+            let n = sim.ask(0, wish);
+            settle_without_keeper(&mut sim);
+            // On parity levels the old content cannot be read either; the new one is written all the same.
+            assert_eq!(sim.asked[n].result, None, "{}: acknowledged too early", kind.level);
+            assert_eq!(sim.world.failed.first(), Some(&slot), "{}", kind.level);
+            sim.world.keep();
+            settle_without_keeper(&mut sim);
+            assert_eq!(sim.asked[n].result, Some(Ok(())), "{}", kind.level);
+            sim.world.failed.clear();
+            sim.verify();
+        }
+    }
+}
+
+#[test]
+fn a_held_write_fails_when_nothing_can_be_recorded() {
+    let mut sim = plain(RAID5);
+    sim.forgiving = true;
+    sim.world.disks[0].dead = true;
+    let n = sim.ask(0, Wish::Flush);
+    settle_without_keeper(&mut sim);
+    sim.world.shared.set_broken();
+    sim.world.wake_all();
+    settle_without_keeper(&mut sim);
+    assert_eq!(sim.asked[n].result, Some(Err(Trouble::Member(Slot(0)))));
+    let next = sim.ask(0, Wish::Write { first: 0, count: 1, fua: false });
+    settle_without_keeper(&mut sim);
+    assert_eq!(sim.asked[next].result, Some(Err(Trouble::Broken)));
+}
+
+#[test]
+fn a_failed_flush_without_redundancy_stays_failed() {
+    let mut sim = plain(KINDS[0]);
+    sim.forgiving = true;
+    sim.world.disks[1].dead = true;
+    let n = sim.ask(0, Wish::Flush);
+    settle_without_keeper(&mut sim);
+    assert_eq!(sim.asked[n].result, Some(Err(Trouble::Member(Slot(1)))));
+    sim.world.disks[1].dead = false;
+    let n = sim.ask(0, Wish::Flush);
+    settle_without_keeper(&mut sim);
+    assert_eq!(sim.asked[n].result, Some(Err(Trouble::FlushLost)));
+}
+
+#[test]
+fn only_requests_for_lost_places_fail() {
+    let mut sim = plain(RAID5);
+    sim.forgiving = true;
+    // Two sectors of row 5 cannot be read: more than RAID5 gives back. Their neighbours in the same batch can.
+    let map = sim.world.geometry.stripe(Stripe(0));
+    let (a, b) = (map.cell(0), map.cell(1));
+    sim.world.disks[a.slot.index()].bad.push(a.at.0 + 5);
+    sim.world.disks[b.slot.index()].bad.push(b.at.0 + 5);
+    let sector = |n: u64| Wish::Read { first: n * GRAINS_IN_SECTOR, count: GRAINS_IN_SECTOR };
+    let asked: Vec<usize> = [4, 5, 6, 16 + 5, 32 + 5].into_iter().map(|n| sim.ask(0, sector(n))).collect();
+    settle_without_keeper(&mut sim);
+    let failed: Vec<bool> = asked.iter().map(|&n| sim.asked[n].result.unwrap().is_err()).collect();
+    assert_eq!(failed, [false, true, false, true, false]);
+}
+
+#[test]
+fn a_full_engine_says_so() {
+    let limits = Limits { requests: 2, bands: 1, band_rows: 8, block: 1, read_only: false };
+    let mut sim = Sim::with(geometry(RAID5, 16, 6), 1, limits, 0, Random(1));
+    let flush = Request::Flush;
+    assert!(sim.engines[0].submit(0, flush).is_ok() && sim.engines[0].submit(1, flush).is_ok());
+    assert!(!sim.engines[0].has_room());
+    assert_eq!(sim.engines[0].submit(2, flush), Err(flush));
+}

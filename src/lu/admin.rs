@@ -96,9 +96,7 @@ impl Lu {
             }
         }
         // Nobody keeps it open from now on: it may be pulled, or used for something else.
-        for cell in self.board.cells() {
-            cell.detach(row.disk);
-        }
+        self.board.each_cell(|cell| cell.detach(row.disk));
         if let Some(files) = &self.files {
             files.remove(row.disk);
         }

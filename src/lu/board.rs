@@ -188,9 +188,24 @@ impl Board {
         lock(&self.wakers).retain(|other| !Arc::ptr_eq(other, waker));
     }
 
-    /// The queues there are, to be driven by somebody who waits for what they hold.
-    pub(super) fn cells(&self) -> Vec<Arc<Cell>> {
-        lock(&self.cells).iter().filter_map(Weak::upgrade).collect()
+    /// Drives the queues nobody else is driving, except `own`: for somebody who waits for what they hold.
+    pub(super) fn nudge_cells(&self, own: Option<&Arc<Cell>>) {
+        self.each_cell(|cell| {
+            if own.is_none_or(|own| !Arc::ptr_eq(own, cell)) {
+                cell.nudge();
+            }
+        });
+    }
+
+    /// Does something to every open queue.
+    pub(super) fn each_cell(&self, mut act: impl FnMut(&Arc<Cell>)) {
+        for index in 0.. {
+            // Not under the lock: a cell may be dropped here, and that takes a while.
+            let Some(cell) = lock(&self.cells).get(index).map(Weak::upgrade) else { return };
+            if let Some(cell) = cell {
+                act(&cell);
+            }
+        }
     }
 
     pub(super) fn count_read_error(&self, slot: Slot) {

@@ -121,6 +121,7 @@ pub(super) struct Keeper {
     retry: Vec<Filling>,
     published: Option<Instant>,
     checkpointed: Option<Instant>,
+    nudged: Option<Instant>,
     writes_seen: u64,
     quiet_since: Option<Instant>,
     finished: bool,
@@ -149,6 +150,7 @@ impl Keeper {
             retry: Vec::new(),
             published: None,
             checkpointed: None,
+            nudged: None,
             writes_seen: 0,
             quiet_since: None,
             finished: false,
@@ -167,6 +169,7 @@ impl Keeper {
         }
         self.recover(now);
         self.core.pump(None);
+        self.nudge(now);
         if self.finished && self.round.is_none() {
             self.board.set_keeper(None);
             return None;
@@ -177,6 +180,15 @@ impl Keeper {
         }
         let waiting = self.board.shared.is_dirty() || self.stop;
         Some(if busy || waiting { IDLE / 4 } else { Duration::from_secs(3600) })
+    }
+
+    /// Recovery may wait for rows, and stopping for a write, of a queue that nobody polls.
+    fn nudge(&mut self, now: Now) {
+        let due = self.nudged.is_none_or(|last| now.monotonic - last >= IDLE / 4);
+        if due && (self.stop || self.walk.is_some()) {
+            self.nudged = Some(now.monotonic);
+            self.board.nudge_cells(None);
+        }
     }
 
     /// Sleeps until something happens.

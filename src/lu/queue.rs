@@ -161,13 +161,20 @@ impl Core {
     }
 }
 
-impl Drop for Core {
-    fn drop(&mut self) {
-        // Held replies and lock waits need others; what is in the disks' hands comes back by itself.
+impl Core {
+    /// Runs until nothing is under way. Held replies and lock waits need others: `meanwhile` may drive them.
+    fn drain(&mut self, mut meanwhile: impl FnMut()) {
         let patience = Instant::now() + Duration::from_secs(10);
         while !self.engine.is_idle() && Instant::now() < patience {
             self.pump(Some(PATIENCE));
+            meanwhile();
         }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.drain(|| {});
         if self.engine.is_idle() {
             self.side.board.shared.leave(self.queue);
         }
@@ -293,7 +300,7 @@ impl Cell {
     }
 
     /// Moves on what nobody else is moving on.
-    fn nudge(&self) {
+    pub(super) fn nudge(&self) {
         match self.core.try_lock() {
             Ok(mut core) => core.pump(None),
             Err(TryLockError::Poisoned(core)) => core.into_inner().pump(None),
@@ -395,7 +402,8 @@ fn run_one(board: &Board, cell: &Arc<Cell>, lba: Lba, memory: Option<Lent>, want
             }
             core.pump(Some(PATIENCE));
             if core.replies.is_empty() {
-                drive_others(board, cell);
+                // A row this queue waits for may be held by a queue whose owner is busy elsewhere.
+                board.nudge_cells(Some(cell));
             }
         };
         result = reply.result.map_err(|trouble| Error::new(ErrorKind::Io, trouble.to_string()));
@@ -404,15 +412,6 @@ fn run_one(board: &Board, cell: &Arc<Cell>, lba: Lba, memory: Option<Lent>, want
         drop(core.side.memory.remove_lent(id));
     }
     result
-}
-
-/// A row this queue waits for may be held by a queue whose owner is busy elsewhere.
-fn drive_others(board: &Board, own: &Arc<Cell>) {
-    for cell in board.cells() {
-        if !Arc::ptr_eq(&cell, own) {
-            cell.nudge();
-        }
-    }
 }
 
 /// Batched, asynchronous access with buffers that travel with their requests.
@@ -427,6 +426,14 @@ pub struct Queue {
     /// By slot of the queue: the request's buffer (a flush has none) and cookie.
     buffers: Vec<Option<(Option<RegionId>, u64)>>,
     free: Vec<usize>,
+}
+
+impl Drop for Queue {
+    /// Finishes what is under way; its results are lost. Here and not when the cell goes, which may be in another queue's
+    /// hands, whose rows this one may wait for.
+    fn drop(&mut self) {
+        self.cell.core().drain(|| self.board.nudge_cells(Some(&self.cell)));
+    }
 }
 
 /// The end of a request on a [`Queue`].
@@ -495,14 +502,17 @@ impl Queue {
         let mut core = cell.core();
         core.pump(None);
         self.take(&mut core, done);
-        if done.len() == before && wait.is_some() && self.free.len() < self.buffers.len() {
-            core.pump(wait.map(|wait| wait.min(PATIENCE)));
+        let Some(wait) = wait else { return };
+        let until = Instant::now().checked_add(wait);
+        while done.len() == before && self.in_flight() > 0 {
+            let left = until.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));
+            core.pump(Some(left.min(PATIENCE)));
             self.take(&mut core, done);
-            if done.len() == before {
-                drive_others(&self.board, &self.cell);
-                core.pump(wait);
-                self.take(&mut core, done);
+            if done.len() > before || left.is_zero() {
+                return;
             }
+            // What this queue waits for may be held by one whose owner is busy elsewhere.
+            self.board.nudge_cells(Some(&self.cell));
         }
     }
 

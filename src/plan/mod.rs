@@ -211,13 +211,21 @@ pub struct Plan {
 impl Plan {
     /// An empty plan with room for a stripe of `cells` cells, so that planning ordinary requests does not allocate.
     pub fn with_room_for(cells: usize) -> Plan {
+        Plan::with_room_for_pieces(cells, 3)
+    }
+
+    /// The same for bands of up to `pieces` pieces in a healthy stripe: each piece may begin and end a segment.
+    pub fn with_room_for_pieces(cells: usize, pieces: usize) -> Plan {
+        /// Very wide stripes are not worth room for every term of every segment.
+        const MOST_TERMS: usize = 4096;
+        let segments = 2 * pieces + 2;
         Plan {
-            gather: Vec::with_capacity(cells * 2),
-            fold: Vec::with_capacity(8),
-            terms: Vec::with_capacity(cells * 2),
-            scatter: Vec::with_capacity(cells * 2),
-            segments: Vec::with_capacity(8),
-            scratch: planner::Scratch::with_room_for(cells),
+            gather: Vec::with_capacity(segments + cells * 2),
+            fold: Vec::with_capacity(segments),
+            terms: Vec::with_capacity((segments * cells).min(MOST_TERMS)),
+            scatter: Vec::with_capacity(segments + cells * 2),
+            segments: Vec::with_capacity(segments),
+            scratch: planner::Scratch::with_room_for(cells, segments),
             ..Plan::default()
         }
     }

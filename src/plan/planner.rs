@@ -29,8 +29,8 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn with_room_for(cells: usize) -> Scratch {
-        Scratch { cells: Vec::with_capacity(cells), cuts: Vec::with_capacity(32) }
+    pub(super) fn with_room_for(cells: usize, cuts: usize) -> Scratch {
+        Scratch { cells: Vec::with_capacity(cells), cuts: Vec::with_capacity(cuts + 32) }
     }
 }
 
