@@ -29,6 +29,7 @@ fn disks(folder: &Path, count: usize) -> Vec<PathBuf> {
 
 /// The child: writes rounds of blocks and says after each flush which round is safe.
 #[test]
+#[allow(clippy::print_stderr)] // how it talks to its parent
 fn child() {
     let Ok(folder) = std::env::var("URAID_CRASH_CHILD") else { return };
     let count: usize = std::env::var("URAID_CRASH_DISKS").unwrap().parse().unwrap();

@@ -81,10 +81,10 @@ fn kernel_agrees(folder: &Path, cases: &[Case]) {
         let members: Vec<_> = case.members.iter().map(|path| path.display().to_string()).collect();
         let check = if case.redundant { "scrub /dev/md1" } else { ":" };
         let (name, content) = (&case.name, case.content().display().to_string());
-        write!(
+        writeln!(
             script,
             "echo case {name}; loops=$(attach {}); assemble /dev/md1 $loops; cmp /dev/md1 {content}; {check}; \
-             stop /dev/md1; detach $loops; echo done {name}\n",
+             stop /dev/md1; detach $loops; echo done {name}",
             members.join(" ")
         )
         .unwrap();
@@ -240,10 +240,10 @@ fn uraid_reads_and_writes_what_the_kernel_made() {
             std::fs::File::create(path).unwrap().set_len(8 * MIB).unwrap();
         }
         let members: Vec<_> = case.members.iter().map(|p| p.display().to_string()).collect();
-        write!(
+        writeln!(
             script,
             "loops=$(attach {}); create /dev/md1 {arguments} --raid-devices={count} $loops; fill /dev/md1; \
-             sleep 0.3; cp /dev/md1 {}; stop /dev/md1; detach $loops\n",
+             sleep 0.3; cp /dev/md1 {}; stop /dev/md1; detach $loops",
             members.join(" "),
             case.content().display()
         )
@@ -356,12 +356,12 @@ fn what_fails_under_uraid_is_stale_for_the_kernel_and_rebuilt_by_either() {
         let members: Vec<_> = case.members.iter().map(|p| p.display().to_string()).collect();
         let content = case.content().display().to_string();
         // All are offered; the one that failed must be left out, and is then added as new.
-        write!(
+        writeln!(
             script,
             "loops=$(attach {}); set -- $loops; assemble /dev/md1 $loops; echo degraded $(cat /sys/block/md1/md/degraded); \
              cmp /dev/md1 {content}; mdadm --quiet --zero-superblock $2; mdadm --quiet /dev/md1 --add $2; settle /dev/md1; \
              cmp /dev/md1 {content}; scrub /dev/md1; echo whole $(cat /sys/block/md1/md/degraded); stop /dev/md1; \
-             detach $loops\n",
+             detach $loops",
             members.join(" ")
         )
         .unwrap();
