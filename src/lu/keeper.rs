@@ -248,6 +248,17 @@ impl Keeper {
             // Somebody may have looked while the mark was away.
             self.board.wake_queues();
         }
+        // A round that was to write "clean" may have ended otherwise, for a member that failed in it.
+        let in_sync = Sectors(self.view.synced_below);
+        let left_dirty = self.members.resync_offset().is_some_and(|offset| offset != in_sync);
+        if left_dirty
+            && (quiet || self.stop)
+            && self.walk.is_none()
+            && !shared.is_dirty()
+            && !shared.is_broken()
+        {
+            return self.begin(Cause::Clean, now, Vec::new());
+        }
         if let Some(walk) = &self.walk {
             let quiet = walk.is_quiet();
             let resting = (self.stop || self.pause) && quiet;
@@ -628,6 +639,11 @@ impl Keeper {
                 return;
             }
             self.give_up(goal, filling);
+        } else if let Err(trouble) = reply.result {
+            // A member that cannot be spared failed: what is not done stays not done.
+            lock(&self.board.notes).push(format!("recovery stopped: {trouble}"));
+            self.pause = true;
+            return self.end_walk();
         }
         let position = filling.position;
         let part = |other: &Filling| other.position == position;
@@ -638,7 +654,8 @@ impl Keeper {
     }
 
     /// Rows that redundancy cannot give back. On the member being rebuilt they are recorded as bad, so that nobody ever
-    /// takes what is there for data.
+    /// takes what is there for data. In a resync it is the parity that is: it was never made to agree there, and must not
+    /// be used to make up for the data that cannot be read.
     fn give_up(&mut self, goal: Goal, filling: Filling) {
         let map = self.board.geometry.stripe(filling.stripe);
         let data = u16::from(map.parities());
@@ -651,12 +668,31 @@ impl Keeper {
                 lock(&self.board.notes).push(format!("{length} bytes at {start} of the LU are lost"));
             }
         }
-        let Goal::Rebuild(slot) = goal else { return };
+        let rows = filling.rows;
+        match goal {
+            Goal::Rebuild(slot) => self.mark_bad(slot, filling.stripe, rows),
+            Goal::Resync => {
+                let parities: Vec<Slot> =
+                    (map.cells() - data..map.cells()).map(|cell| map.cell(cell).slot).collect();
+                for slot in parities {
+                    self.mark_bad(slot, filling.stripe, rows);
+                }
+            }
+        }
+    }
+
+    /// Puts rows of `slot`'s cell on its bad-block list, to be written with the next round; without room there the member
+    /// fails.
+    fn mark_bad(&mut self, slot: Slot, stripe: Stripe, rows: Rows) {
+        let geometry = self.board.geometry.clone();
+        let map = geometry.stripe(stripe);
         let Some(cell) = map.cell_of(slot) else { return };
-        let at = map.cell(cell).at + Sectors(u64::from(filling.rows.start));
-        let length = Sectors(u64::from(filling.rows.len()));
-        let member = self.members.list.iter_mut().find(|member| member.slot() == Some(slot));
-        if !member.is_some_and(|member| member.add_bad(at, length)) {
+        let at = map.cell(cell).at + Sectors(u64::from(rows.start));
+        let length = Sectors(u64::from(rows.len()));
+        let Some(member) = self.members.list.iter_mut().find(|member| member.slot() == Some(slot)) else {
+            return;
+        };
+        if !member.add_bad(at, length) {
             self.failed.insert(slot);
             return;
         }

@@ -106,6 +106,11 @@ impl Members {
         Members { list, events, changed: false }
     }
 
+    /// What the superblocks say of how far redundancy agrees; `None` without members.
+    pub(super) fn resync_offset(&self) -> Option<Sectors> {
+        self.list.first().map(|member| member.superblock.resync_offset)
+    }
+
     /// Does the table of roles say that somebody fills `slot`?
     pub(super) fn counts_on(&self, slot: Slot) -> bool {
         self.list.first().is_some_and(|member| member.superblock.roles.contains(&slot.0))
