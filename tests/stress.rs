@@ -184,3 +184,30 @@ fn a_queue_that_nobody_polls_holds_up_nobody() {
         }
     }
 }
+
+/// The word to stop comes at any moment of the keeper's life and is never overheard. Several LUs at once, so that
+/// keepers are held up in odd places.
+#[test]
+fn stopping_is_never_overheard() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..6u64 {
+            let folder = folder.path().join(thread.to_string());
+            scope.spawn(move || {
+                std::fs::create_dir(&folder).unwrap();
+                let (lu, paths) = make(&folder, Level::Raid1, 2, IoMode::Uring);
+                drop(lu);
+                for i in 0..40u64 {
+                    let open = paths.iter().fold(Lu::assemble(), |a, path| a.disk(path)).io(IoMode::Uring);
+                    let lu = open.access(Access::Write).open().unwrap();
+                    if i % 2 == 0 {
+                        lu.write_at(&[i as u8; 512], 512 * i).unwrap();
+                    }
+                    let began = Instant::now();
+                    lu.stop().unwrap();
+                    assert!(began.elapsed() < Duration::from_secs(30));
+                }
+            });
+        }
+    });
+}

@@ -14,7 +14,7 @@ use crate::format::placement::{Fill, Placement, Policy};
 use crate::format::signature;
 use crate::format::superblock::{Features, Minor, Name, Role, SLOT_BYTES, Superblock, Time, Uuid};
 use crate::geometry::{self, Geometry, Layout, Shape, usable_component};
-use crate::units::{Level, MAX_SLOTS, SECTOR, Sectors, Slot, SlotSet};
+use crate::units::{DiskLba, Level, MAX_SLOTS, SECTOR, Sectors, Slot, SlotSet};
 
 use super::Lu;
 use super::assemble::{Allow, join};
@@ -319,8 +319,9 @@ impl Create {
         let mut data_sizes = Vec::new();
         for id in ids {
             let basis = if adds_up { size_of(id) } else { smallest };
+            let tight = if adds_up { id } else { ids.iter().min_by_key(|id| size_of(id)).unwrap_or(id) };
             let place =
-                Placement::for_disk(basis, self.policy, self.metadata).ok_or_else(|| too_small(id))?;
+                Placement::for_disk(basis, self.policy, self.metadata).ok_or_else(|| too_small(tight))?;
             let data =
                 place.data_size(size_of(id)).filter(|data| data.0 >= 16).ok_or_else(|| too_small(id))?;
             if data < chunk {
@@ -468,8 +469,9 @@ impl Draft {
             let size = backend.info(*disk).size;
             if overwrite {
                 // A superblock left at another place could be taken for the member's own later.
-                for place in Minor::ALL.into_iter().filter(|minor| *minor != superblock.minor) {
-                    wipe_superblock(&io, *disk, place, size)?;
+                let places = Minor::ALL.into_iter().filter(|minor| *minor != superblock.minor);
+                for at in places.filter_map(|minor| minor.offset(size)).chain(old_place(size)) {
+                    wipe_superblock(&io, *disk, at)?;
                 }
             }
             for &(area, fill) in areas {
@@ -502,10 +504,17 @@ pub(super) fn fill_area(io: &Blocking<&dyn Backend>, disk: DiskId, area: Area, b
     Ok(())
 }
 
-fn wipe_superblock(io: &Blocking<&dyn Backend>, disk: DiskId, minor: Minor, size: Sectors) -> Result<()> {
-    let Some(at) = minor.offset(size) else { return Ok(()) };
-    let mut slot = vec![0; SLOT_BYTES];
-    if io.read_exact(disk, at, &mut slot).is_ok() && Superblock::parse(&slot, minor, size).is_ok() {
+/// Where a superblock of version 0.90 is: in the last whole 64 KiB of the disk.
+fn old_place(size: Sectors) -> Option<DiskLba> {
+    const RESERVED: u64 = 128;
+    size.round_down(Sectors(RESERVED)).0.checked_sub(RESERVED).map(DiskLba)
+}
+
+/// Takes away what begins like a superblock of md's, of any version and byte order, in whatever state it is.
+fn wipe_superblock(io: &Blocking<&dyn Backend>, disk: DiskId, at: DiskLba) -> Result<()> {
+    let mut magic = [0; 4];
+    let readable = io.read_exact(disk, at, &mut magic).is_ok();
+    if readable && matches!(&magic, b"\xfc\x4e\x2b\xa9" | b"\xa9\x2b\x4e\xfc") {
         io.write_exact(disk, at, &[0; SLOT_BYTES], true)?;
     }
     Ok(())

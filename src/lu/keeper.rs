@@ -174,8 +174,14 @@ impl Keeper {
             self.board.set_keeper(None);
             return None;
         }
+        // Last of all: a wake that came since the inbox was emptied may have been taken for a completion.
+        self.listen();
+        let told = self.dirty_wanted || !self.failed.is_empty() || !self.changes.is_empty();
+        if self.round.is_none() && told {
+            return Some(Duration::ZERO);
+        }
         let busy = self.round.is_some() || self.walk.is_some();
-        if !busy && self.failed.is_empty() && self.changes.is_empty() {
+        if !busy {
             self.board.settle();
         }
         let waiting = self.board.shared.is_dirty() || self.stop;

@@ -173,12 +173,13 @@ impl Assemble {
         let backend = Arc::new(FileBackend::new(self.io));
         let mut disks: Vec<FileDisk> = Vec::new();
         for path in &paths {
-            let disk = FileDisk::open(path, claim)?;
-            if let Some(other) = disks.iter().find(|other| other.overlaps(&disk)) {
+            // The same disk twice is told as such, not as held by ourselves.
+            let look = FileDisk::open(path, Claim::Look)?;
+            if let Some(other) = disks.iter().find(|other| other.overlaps(&look)) {
                 let text = format!("{} and {} are the same disk", other.path().display(), path.display());
                 return Err(Error::new(ErrorKind::Usage, text));
             }
-            disks.push(disk);
+            disks.push(if claim == Claim::Look { look } else { FileDisk::open(path, claim)? });
         }
         for disk in disks {
             backend.add(disk)?;
