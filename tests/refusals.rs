@@ -1,5 +1,6 @@
 //! What is refused, and that a refusal costs nothing: the right kind of error, the disk named, every byte of every file as
 //! it was, no new file left. First the making of an LU, then its assembly.
+#![allow(clippy::type_complexity)] // tables of bytes, read where they stand
 
 mod common;
 #[path = "common/loopdev.rs"]

@@ -125,7 +125,7 @@ struct Op {
 }
 
 impl Op {
-    fn new(cells: usize) -> Op {
+    fn new(cells: usize, slots: usize) -> Op {
         Op {
             state: State::Free,
             kind: Kind::Read,
@@ -140,7 +140,7 @@ impl Op {
             plan: Plan::with_room_for_pieces(cells, MAX_PIECES),
             faults: Vec::with_capacity(4),
             fault_seen: false,
-            holders: Vec::with_capacity(cells * 2),
+            holders: Vec::with_capacity((2 * MAX_PIECES + 2 + 2 * cells).max(slots)),
             failed: Vec::with_capacity(4),
             mask: 0,
             locked: false,
@@ -243,6 +243,7 @@ impl Engine {
         limits: Limits,
     ) -> Engine {
         let cells = usize::from(geometry.cells());
+        let slots = usize::from(geometry.slots());
         let request = Active { cookie: 0, request: Request::Flush, cut: 0, left: 0, trouble: None };
         Engine {
             busy: alloc::vec![0; usize::from(geometry.slots())],
@@ -254,7 +255,7 @@ impl Engine {
             requests: alloc::vec![request; limits.requests],
             free_requests: (0..limits.requests as u32).rev().collect(),
             uncut: VecDeque::with_capacity(limits.requests),
-            ops: (0..limits.bands).map(|_| Op::new(cells)).collect(),
+            ops: (0..limits.bands).map(|_| Op::new(cells, slots)).collect(),
             free_ops: (0..limits.bands as u32).rev().collect(),
             waiting: VecDeque::with_capacity(limits.bands),
             holding: Vec::with_capacity(limits.bands),

@@ -278,26 +278,26 @@ impl Create {
 
     /// Opens every disk, making those that are not there, and checks that they are different ones that nobody uses.
     fn open_disks(&self, made: &mut Made) -> Result<Vec<FileDisk>> {
-        let mut disks: Vec<FileDisk> = Vec::new();
+        let mut looks: Vec<FileDisk> = Vec::new();
         for path in self.paths() {
-            if !path.exists() {
-                if let Some(size) = self.disk_size {
-                    file::create_sparse(path, size)?;
-                    made.paths.push(path.clone());
-                }
-            } else if let Some(user) = claim::in_use(path) {
-                return Err(Error::new(ErrorKind::Busy, format!("{} is in use: {user}", path.display())));
+            if let (false, Some(size)) = (path.exists(), self.disk_size) {
+                file::create_sparse(path, size)?;
+                made.paths.push(path.clone());
             }
-            // The same disk twice is told as such, not as "in use by ourselves".
+            // Before anything is claimed: the same disk twice is told as such, not as in use by ourselves.
             let look = FileDisk::open(path, Claim::Look)?;
-            if let Some(other) = disks.iter().find(|other| other.overlaps(&look)) {
+            if let Some(other) = looks.iter().find(|other| other.overlaps(&look)) {
                 let text = format!("{} and {} are the same disk", other.path().display(), path.display());
                 return Err(Error::new(ErrorKind::Usage, text));
             }
-            drop(look);
-            disks.push(FileDisk::open(path, Claim::Exclusive)?);
+            looks.push(look);
         }
-        Ok(disks)
+        drop(looks);
+        let claim = |path: &PathBuf| match claim::in_use(path) {
+            Some(user) => Err(Error::new(ErrorKind::Busy, format!("{} is in use: {user}", path.display()))),
+            None => FileDisk::open(path, Claim::Exclusive),
+        };
+        self.paths().map(claim).collect()
     }
 
     fn draft(
