@@ -141,6 +141,13 @@ fn wrong_arguments_exit_2() {
         "status .",
         "read ./a --json",
         "status -q -v",
+        "fail ./d0",
+        "add",
+        "spare ./d0 ./s0",
+        "spare replace ./d0 ./s0",
+        "rebuild",
+        "rebuild .",
+        "wait ./a,",
     ] {
         let output = bench.run(line);
         assert_eq!(output.status.code(), Some(2), "uraid {line}: {}", text(&output.stderr));
@@ -184,7 +191,7 @@ fn completions_and_manual_pages() {
     }
     assert!(bench.expect(0, "man").contains(".TH"));
     bench.expect(0, "man --dir pages");
-    for page in ["uraid.1", "uraid-create.1", "uraid-write.1"] {
+    for page in ["uraid.1", "uraid-create.1", "uraid-write.1", "uraid-spare.1", "uraid-spare-add.1"] {
         assert!(bench.path("pages").join(page).is_file(), "{page}");
     }
     assert_eq!(bench.document("completions bash")["schema"], "uraid.completions/1");
@@ -616,6 +623,303 @@ fn an_interrupted_write_stops_clean() {
     assert_eq!((lu["dirty"].as_bool(), lu["state"].as_str()), (Some(false), Some("healthy")));
 }
 
+// ---- Members
+
+/// The LU of `status`.
+#[track_caller]
+fn lu_of(bench: &Bench, lu: &str) -> Value {
+    bench.document(&format!("status {lu}"))["lus"][0].clone()
+}
+
+#[test]
+fn an_operator_s_story() {
+    let bench = Bench::new();
+    bench.expect(0, "create data --level 5 ./d0 ./d1 ./d2 --spare ./s0 --disk-size 32M");
+    let data = pattern(20 * MEBIBYTE, 21);
+    assert_eq!(bench.feed("write ./d0", &data).0, Some(0));
+
+    // A disk fails; the LU may be named by it, then and later. The spare takes over.
+    let told = bench.expect(0, "fail ./d1 ./d1");
+    for part in ["./d1 (slot 1)", "DEGRADED", "./s0 takes over slot 1", "uraid rebuild ./d0"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert!(bench.contents("./d0")[..data.len()] == data);
+    let lu = lu_of(&bench, "./d1");
+    assert_eq!((&lu["state"], &lu["work"]["kind"]), (&"rebuilding".into(), &"rebuild".into()), "{lu:#}");
+    assert_eq!(lu["next"][0], "uraid rebuild ./d0");
+    bench.expect(6, "fail ./d0 ./d2");
+    assert!(bench.expect(0, "status ./d0").contains("next     uraid rebuild ./d0"));
+
+    let told = bench.expect(0, "rebuild ./d0");
+    assert!(told.contains("rebuilt slot 1") && told.contains("B/s") && told.contains("healthy"), "{told}");
+    assert!(bench.expect(0, "rebuild ./d0").contains("nothing to do"));
+    assert!(bench.expect(0, "remove ./d0 ./d1").contains("./d1"));
+
+    // Another one is lost altogether, and written on without it.
+    std::fs::remove_file(bench.path("d2")).unwrap();
+    assert!(bench.contents("./d0")[..data.len()] == data);
+    let output = bench.run("rebuild ./d0");
+    assert_eq!(output.status.code(), Some(6));
+    assert!(text(&output.stderr).contains("--degraded"), "{}", text(&output.stderr));
+    assert_eq!(bench.feed("write ./d0 --degraded --offset 1000", b"degraded").0, Some(0));
+
+    // No spare: what is said can be typed.
+    let told = bench.expect(0, "status ./d0");
+    assert!(told.contains("NO SPARE LEFT") && told.contains("no further disk may fail"), "{told}");
+    let output = bench.run("rebuild ./d0");
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("slot 2") && told.contains("NO SPARE LEFT"), "{told}");
+    let line = told.lines().find_map(|line| line.trim().strip_prefix("uraid add ")).unwrap();
+    let (line, remark) = line.split_once('#').unwrap();
+    let bytes: usize = remark.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+    bench.disk("new", bytes);
+    let told = bench.expect(0, &format!("add {}", line.replace("DISK", "./new")));
+    assert!(told.contains("./new to slot 2") && told.contains("rebuild"), "{told}");
+    bench.expect(0, "rebuild ./d0");
+
+    let lu = lu_of(&bench, "./d0");
+    assert_eq!((&lu["state"], &lu["dirty"]), (&"healthy".into(), &false.into()), "{lu:#}");
+    // Every byte is there without any of the first three disks but one.
+    for lost in ["d0", "s0", "new"] {
+        std::fs::rename(bench.path(lost), bench.path("away")).unwrap();
+        let found = bench.contents(if lost == "d0" { "./s0" } else { "./d0" });
+        assert!(found[..1000] == data[..1000] && found[1000..1008] == *b"degraded", "without {lost}");
+        assert!(found[1008..data.len()] == data[1008..], "without {lost}");
+        std::fs::rename(bench.path("away"), bench.path(lost)).unwrap();
+    }
+}
+
+#[test]
+fn exit_codes_of_the_members_verbs() {
+    let bench = Bench::new();
+    bench.expect(0, "create data --level 5 ./d0 ./d1 ./d2 --spare ./s0 --disk-size 16M");
+    bench.expect(0, "create plain --level 0 ./p0 ./p1 --disk-size 16M");
+    bench.expect(0, "create other --level 1 ./o0 ./o1 --disk-size 16M");
+    bench.disk("small", 8 * MEBIBYTE);
+    bench.disk("new", 16 * MEBIBYTE);
+    for (code, line) in [
+        // Nothing by that name.
+        (3, "fail nobody ./d0"),
+        (3, "wait nobody"),
+        (3, "wait ./none"),
+        (3, "rebuild ./none"),
+        (3, "fail ./d0 ./none"),
+        (3, "remove ./d0 ./none"),
+        (3, "add ./d0 ./none"),
+        // Not of this LU, or not what is meant.
+        (3, "fail ./d0 ./new"),
+        (3, "fail ./d0 ./o0"),
+        (3, "fail ./d0 ./s0"),
+        (3, "remove ./d0 ./new"),
+        (3, "spare remove ./d0 ./d1"),
+        (3, "spare remove ./d0 ./new"),
+        // Cannot be used.
+        (2, "add ./d0 ./small"),
+        (2, "add ./d0 ./d1"),
+        (2, "spare add ./d0 ./s0"),
+        (2, "add ./p0 ./new"),
+        (2, "add ./d0 ."),
+        (2, "add ./d0 ./new --confirm other"),
+        // Would lose something.
+        (6, "add ./d0 ./o0"),
+        (6, "spare add ./d0 ./p0"),
+        (6, "fail ./p0 ./p1"),
+        (6, "remove ./p0 ./p1"),
+        // Nothing to do.
+        (0, "rebuild ./d0"),
+        (0, "rebuild ./p0"),
+        (0, "wait ./d0"),
+        (0, "wait ./p0"),
+        // Done.
+        (0, "spare remove ./d0 ./s0"),
+        (3, "spare remove ./d0 ./s0"),
+        (0, "fail ./d0 ./d1"),
+        (0, "fail ./d0 ./d1"),
+        (6, "fail ./d0 ./d2"),
+        (6, "remove ./d0 ./d2"),
+        (1, "rebuild ./d0"),
+        (0, "wait ./d0"),
+        (0, "add ./d0 ./new"),
+        (0, "rebuild ./d0"),
+        (0, "remove ./d0 ./d2"),
+        (1, "rebuild ./d0"),
+        (0, "add ./d0 ./o0 --confirm data"),
+        (0, "rebuild ./d0"),
+    ] {
+        bench.expect(code, line);
+    }
+    for member in ["./d0", "./new", "./o0"] {
+        assert_eq!(lu_of(&bench, member)["name"], "data", "{member}");
+    }
+    assert_eq!(lu_of(&bench, "./o1")["name"], "other", "what is left of it is what it was");
+}
+
+#[test]
+fn documents_of_the_members_verbs() {
+    let bench = Bench::new();
+    bench.expect(0, "create data --level 6 ./d0 ./d1 ./d2 ./d3 --disk-size 16M");
+    bench.disk("new", 16 * MEBIBYTE);
+    for (line, schema, slot, state, redundancy) in [
+        ("fail ./d0 ./d1", "uraid.fail/1", Some(1), "degraded", 1),
+        ("remove ./d0 ./d1", "uraid.remove/1", None, "degraded", 1),
+        ("remove ./d0 ./d2", "uraid.remove/1", Some(2), "degraded", 0),
+        ("add ./d0 ./new", "uraid.add/1", None, "rebuilding", 0),
+        ("spare add ./d0 ./d2", "uraid.spare/1", None, "rebuilding", 0),
+    ] {
+        let document = bench.document(line);
+        has_keys(&document, &["schema", "disk", "slot", "lu"]);
+        assert_eq!(document["schema"], schema, "{line}");
+        assert_eq!(document["disk"], *line.split_whitespace().last().unwrap(), "{line}");
+        assert_eq!(document["slot"].as_u64(), slot, "{line}");
+        assert_eq!(document["lu"]["state"], state, "{line}: {document:#}");
+        assert_eq!(document["lu"]["redundancy_left"], redundancy, "{line}");
+    }
+    let document = bench.document("wait ./d0");
+    assert_eq!(
+        (&document["schema"], &document["lu"]["state"]),
+        (&"uraid.wait/1".into(), &"rebuilding".into())
+    );
+
+    // Two slots, one after the other.
+    let document = bench.document("rebuild ./d0");
+    has_keys(&document, &["rebuilt_slots", "bytes", "seconds", "bytes_per_second", "lost", "lu"]);
+    assert_eq!(document["schema"], "uraid.rebuild/1");
+    let mut slots: Vec<u64> =
+        document["rebuilt_slots"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    slots.sort_unstable();
+    assert_eq!((slots, &document["lu"]["state"]), (vec![1, 2], &"healthy".into()), "{document:#}");
+    assert!(document["bytes"].as_u64() > Some(14 << 20), "{document:#}");
+    assert_eq!(bench.document("rebuild ./d0")["rebuilt_slots"], Value::Array(vec![]));
+
+    bench.disk("spare", 16 * MEBIBYTE);
+    let document = bench.document("spare add ./d0 ./spare");
+    assert_eq!((&document["action"], &document["lu"]["spares"]), (&"add".into(), &1.into()));
+    let document = bench.document("spare remove ./d0 ./spare");
+    assert_eq!((&document["action"], &document["lu"]["spares"]), (&"remove".into(), &0.into()));
+
+    bench.expect(0, "fail ./d0 ./d3");
+    let output = bench.run("rebuild ./d0 --json");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &document["schema"]), (Some(1), &"uraid.error/1".into()));
+    assert!(document["message"].as_str().unwrap().contains("NO SPARE LEFT"), "{document:#}");
+    assert!(document["next"][0].as_str().unwrap().starts_with("uraid add ./d0 DISK"), "{document:#}");
+}
+
+#[test]
+fn what_a_disk_holds_is_not_lost_unasked() {
+    let bench = Bench::new();
+    bench.raid5();
+    bench.expect(0, "fail ./d0 ./d1");
+    // Younger than ours, and at another place: what is left of it would count for more.
+    bench.expect(0, "create other --level 1 --metadata 1.0 ./o0 ./o1 --disk-size 32M");
+    let before = std::fs::read(bench.path("o0")).unwrap();
+    let output = bench.run("add ./d0 ./o0");
+    assert_eq!(output.status.code(), Some(6));
+    assert!(text(&output.stderr).contains("--confirm data"), "{}", text(&output.stderr));
+    assert!(std::fs::read(bench.path("o0")).unwrap() == before);
+
+    // A disk without a superblock may be named among the LU's; what it holds still is not ours.
+    let mut table = vec![0; 32 * MEBIBYTE];
+    table[510..512].copy_from_slice(&[0x55, 0xaa]);
+    table[446..462].copy_from_slice(&[0x80, 1, 1, 0, 0x83, 1, 1, 1, 0, 8, 0, 0, 0, 8, 0, 0]);
+    std::fs::write(bench.path("table"), &table).unwrap();
+    for lu in ["./d0", "./d0,./d1,./d2,./table"] {
+        bench.expect(6, &format!("add {lu} ./table"));
+        assert!(std::fs::read(bench.path("table")).unwrap() == table, "{lu}");
+    }
+
+    bench.expect(0, "add ./d0 ./o0 --confirm data");
+    bench.expect(0, "rebuild ./o0");
+    let lu = lu_of(&bench, "./o0");
+    assert_eq!((&lu["name"], &lu["state"]), (&"data".into(), &"healthy".into()), "{lu:#}");
+}
+
+#[test]
+fn an_interrupted_rebuild_goes_on_where_it_was() {
+    let bench = Bench::new();
+    bench.expect(0, "create data --level 1 ./d0 ./d1 --disk-size 2G");
+    let data = pattern(MEBIBYTE, 31);
+    assert_eq!(bench.feed("write ./d0 --offset 1G", &data).0, Some(0));
+    bench.expect(0, "fail ./d0 ./d1");
+    bench.expect(0, "add ./d0 ./d1");
+    let events = |lu: &Value| lu["events"].as_u64().unwrap();
+    let begun = events(&lu_of(&bench, "./d0"));
+
+    let mut command = bench.command("rebuild ./d0");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    // Its first checkpoint comes at once.
+    while events(&lu_of(&bench, "./d0")) == begun {
+        assert!(start.elapsed() < Duration::from_secs(20), "does not begin");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(143), "{told}");
+    assert!(told.contains("on record up to") && told.contains("uraid rebuild ./d0"), "{told}");
+
+    let work = lu_of(&bench, "./d0")["work"].clone();
+    let (done, total) = (work["done_bytes"].as_u64().unwrap(), work["total_bytes"].as_u64().unwrap());
+    assert!(0 < done && done < total, "{work:#}");
+    let document = bench.document("rebuild ./d0");
+    assert_eq!(document["bytes"], total - done);
+    assert_eq!(document["lu"]["state"], "healthy");
+    std::fs::remove_file(bench.path("d0")).unwrap();
+    bench.expect(0, &format!("read ./d1 --offset 1G --length {} -o out", data.len()));
+    assert!(std::fs::read(bench.path("out")).unwrap() == data);
+}
+
+#[test]
+fn an_lu_in_use_is_busy() {
+    let bench = Bench::new();
+    bench.raid5();
+    let mut command = bench.command("write ./d0");
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while bench.run("wait ./d0").status.code() != Some(5) {
+        assert!(start.elapsed() < Duration::from_secs(20), "never busy");
+        thread::sleep(Duration::from_millis(5));
+    }
+    for line in ["fail ./d0 ./d1", "remove ./d0 ./d1", "add ./d0 ./x", "rebuild ./d0", "wait ./d0"] {
+        let output = bench.run(line);
+        assert_eq!(output.status.code(), Some(5), "{line}");
+        let told = text(&output.stderr);
+        assert!(told.contains(&format!("process {}", child.id())), "{told}");
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    bench.expect(0, "wait ./d0");
+}
+
+#[test]
+fn hints_name_disks_wherever_they_are() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("else where")).unwrap();
+    bench.raid5();
+    bench.disk("else where/new", 32 * MEBIBYTE);
+    std::fs::write(bench.path("uraid.toml"), "[[lu]]\nname = 'data'\ndisks = ['d0', 'd1', 'd2']\n").unwrap();
+    bench.expect(0, "fail data ./d1");
+    let mut command = bench.command("add data");
+    let output = command.arg("else where/new").output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    // One folder does not have them all, and the configuration does not list the new one.
+    assert!(err.contains("uraid.toml") && err.contains("else where/new"), "{err}");
+    let next = out.lines().find_map(|line| line.trim().strip_prefix("next     ")).unwrap();
+    let mut shell = Command::new("sh");
+    let program = Path::new(env!("CARGO_BIN_EXE_uraid")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    shell.args(["-c", next]).env("PATH", path).current_dir(bench.folder.path());
+    let output = shell.output().unwrap();
+    assert!(output.status.success(), "{next}: {}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("rebuilt slot 1"));
+}
+
+// ---- The demonstration
+
 #[test]
 fn the_demonstration_cleans_up() {
     let bench = Bench::new();
@@ -626,6 +930,7 @@ fn the_demonstration_cleans_up() {
     let document = bench.document("demo --dir room --size 32M --keep");
     assert_eq!(document["schema"], "uraid.demo/1");
     assert!(document["bytes_verified"].as_u64() > Some(0));
+    has_keys(&document, &["rebuild_speed", "rebuild_seconds", "random_write_speed_rebuilding"]);
     let folder = PathBuf::from(document["folder"].as_str().unwrap());
     assert!(bench.folder.path().join(folder).join("disk0.img").is_file());
 }

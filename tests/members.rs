@@ -62,7 +62,12 @@ fn settled(lu: &Lu) {
 /// Waits until the LU has noticed that a member is gone and has dealt with it.
 fn until(lu: &Lu, what: impl Fn(&uraid::lu::Status) -> bool) {
     for _ in 0..2000 {
-        if what(&lu.status()) {
+        let status = lu.status();
+        for member in status.members.iter().filter(|member| member.slot.is_some()) {
+            let empty = member.state == MemberState::Missing;
+            assert_eq!(member.disk == "-", empty, "a slot without its disk: {status:#?}");
+        }
+        if what(&status) {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -140,6 +145,28 @@ fn a_rebuild_that_is_cut_goes_on_where_it_was() {
     lu.stop().unwrap();
     let lu = open(&offered[1..], Access::Read).unwrap();
     assert!(read_all(&lu) == model);
+}
+
+#[test]
+fn a_rebuild_that_fills_all_memory_is_written_down_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = paths(dir.path(), 2);
+    let create = paths.iter().fold(Lu::create("test", Level::Raid1), |create, path| create.disk(path));
+    let lu = create.disk_size(512 << 20).make().unwrap();
+    lu.write_at(b"here", 300 << 20).unwrap();
+    lu.fail(&paths[1]).unwrap();
+    lu.add(&paths[1], false).unwrap();
+    lu.wait_for_work(&mut |_| false).unwrap();
+    lu.stop().unwrap();
+    // The first superblocks that this keeper writes are those of a checkpoint.
+    let lu = open(&paths, Access::Write).unwrap();
+    settled(&lu);
+    assert_eq!(lu.status().state, State::Healthy, "{:#?}", lu.status());
+    lu.stop().unwrap();
+    let lu = open(&paths[1..], Access::Read).unwrap();
+    let mut bytes = [0; 4];
+    lu.read_at(&mut bytes, 300 << 20).unwrap();
+    assert_eq!(&bytes, b"here");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::units::{DiskLba, SECTOR, Sectors, Slot};
 use super::Lu;
 use super::assemble::Fate;
 use super::board::{Change, What, lock};
-use super::create::{fill_area, random_uuid, signatures};
+use super::create::{fill_area, random_uuid, signatures, wipe_superblocks};
 use super::keeper::Now;
 use super::members::Member;
 use super::open::read_found;
@@ -124,7 +124,10 @@ impl Lu {
         let known = self.row(path).ok();
         let id = match known {
             Some(Row { fate: Fate::Aside(..), disk, .. }) => {
-                lock(&self.board.roster).retain(|row| row.disk != disk);
+                // It was offered with the others; that makes it no member, nor what it holds ours to lose.
+                if let Some(opened) = files.disk(disk) {
+                    self.refuse_losing(&opened, disk, overwrite)?;
+                }
                 disk
             }
             Some(row) => return usage(format!("{} is a member already", row.name)),
@@ -134,18 +137,9 @@ impl Lu {
                 }
                 let opened = FileDisk::open(path, Claim::Exclusive)?;
                 self.check_fit(&opened.info().name, opened.size(), opened.info().block, &model)?;
-                let found = signatures(&opened)?;
                 let id = files.add(opened)?;
-                let returning =
-                    self.superblock_on(id).is_some_and(|found| found.superblock.set_uuid == self.uuid());
-                if !found.is_empty() && !returning && !overwrite {
-                    files.remove(id);
-                    let text = format!(
-                        "{}; to use the disk nevertheless: --confirm {}",
-                        found.join("; "),
-                        self.name()
-                    );
-                    return Err(Error::new(ErrorKind::Refused, text));
+                if let Some(opened) = files.disk(id) {
+                    self.refuse_losing(&opened, id, overwrite).inspect_err(|_| drop(files.remove(id)))?;
                 }
                 id
             }
@@ -154,6 +148,20 @@ impl Lu {
         self.check_fit(&info.name, info.size, info.block, &model)?;
         let member = self.prepare(id, &model, model_bytes_at)?;
         self.change(What::Join(Box::new(member)))
+    }
+
+    /// Refuses to write over what is recognised on `disk`, unless that is this LU's own or `overwrite` says so.
+    fn refuse_losing(&self, disk: &FileDisk, id: DiskId, overwrite: bool) -> Result<()> {
+        let is_ours = |found: Found| found.superblock.set_uuid == self.uuid();
+        if overwrite || self.superblock_on(id).is_some_and(is_ours) {
+            return Ok(());
+        }
+        let found = signatures(disk)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let text = format!("{}; to use the disk nevertheless: --confirm {}", found.join("; "), self.name());
+        Err(Error::new(ErrorKind::Refused, text))
     }
 
     /// A member in sync, whose layout a new one copies.
@@ -197,7 +205,7 @@ impl Lu {
         let size = info.size;
         let before = self.superblock_on(id).map(|found| found.superblock);
         let returning = before.filter(|sb| sb.set_uuid == model.set_uuid);
-        let dev_number = self.free_number(returning.as_ref(), model)?;
+        let dev_number = self.free_number(id, returning.as_ref(), model)?;
         let super_offset = model.minor.offset(size).ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("{} is too small for a superblock", info.name))
         })?;
@@ -224,6 +232,8 @@ impl Lu {
             *role = Role::Spare.raw();
         }
         let io = Blocking::new(&*self.board.backend)?;
+        // A superblock left at another place could be taken for the member's own later.
+        wipe_superblocks(&io, id, superblock.minor, size)?;
         self.clear_gap(&io, id, &superblock)?;
         if let (Some(from), Some(to)) = (model.bitmap_at(), superblock.bitmap_at()) {
             copy_bitmap(&io, (model_disk, from), (id, to))?;
@@ -253,9 +263,9 @@ impl Lu {
     }
 
     /// A number in the table of roles: its own if it had one that nobody else has, else the first free one.
-    fn free_number(&self, returning: Option<&Superblock>, model: &Superblock) -> Result<u32> {
+    fn free_number(&self, id: DiskId, returning: Option<&Superblock>, model: &Superblock) -> Result<u32> {
         let rows = lock(&self.board.roster);
-        let taken = |number: u32| rows.iter().any(|row| row.dev_number == Some(number));
+        let taken = |number: u32| rows.iter().any(|row| row.disk != id && row.dev_number == Some(number));
         let unused = |number: &u32| {
             let role = model.role_of(*number);
             !taken(*number) && matches!(role, Role::Spare | Role::Faulty)

@@ -1,5 +1,6 @@
 //! What the queues of an LU and its keeper share, and how they reach each other.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
@@ -79,6 +80,8 @@ pub(super) struct Board {
     /// Long work under way, and why the last one could not be done in full.
     pub work: Mutex<Option<Work>>,
     pub notes: Mutex<Vec<String>>,
+    /// Bytes of the LU that recovery could not give back: ranges in order, apart from each other.
+    lost: Mutex<Vec<Range<u64>>>,
     closing: AtomicBool,
     /// The keeper has nothing to do and was not told anything since.
     settled: AtomicBool,
@@ -116,6 +119,7 @@ impl Board {
             roster: Mutex::default(),
             work: Mutex::default(),
             notes: Mutex::default(),
+            lost: Mutex::default(),
             closing: AtomicBool::new(false),
             settled: AtomicBool::new(false),
         }
@@ -218,6 +222,15 @@ impl Board {
         self.read_errors.get(slot.index()).map_or(0, |count| count.load(SeqCst))
     }
 
+    /// Bytes of the LU are lost.
+    pub(super) fn add_lost(&self, bytes: Range<u64>) {
+        join_range(&mut lock(&self.lost), bytes);
+    }
+
+    pub(super) fn lost(&self) -> Vec<Range<u64>> {
+        lock(&self.lost).clone()
+    }
+
     /// No new requests from now on.
     pub(super) fn close(&self) {
         self.closing.store(true, SeqCst);
@@ -225,5 +238,38 @@ impl Board {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(SeqCst)
+    }
+}
+
+/// Adds `new` to `ranges`, which stay in order and apart from each other.
+fn join_range(ranges: &mut Vec<Range<u64>>, mut new: Range<u64>) {
+    let first = ranges.partition_point(|range| range.end < new.start);
+    let behind = ranges.partition_point(|range| range.start <= new.end);
+    if let [met @ .., last] = &ranges[first..behind] {
+        new.start = new.start.min(met.first().unwrap_or(last).start);
+        new.end = new.end.max(last.end);
+    }
+    ranges.splice(first..behind, [new]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_stay_in_order_and_apart() {
+        let mut ranges = Vec::new();
+        for (new, all) in [
+            (20..30, vec![20..30]),
+            (40..50, vec![20..30, 40..50]),
+            (0..10, vec![0..10, 20..30, 40..50]),
+            (22..25, vec![0..10, 20..30, 40..50]),
+            (30..40, vec![0..10, 20..50]),
+            (5..60, vec![0..60]),
+            (60..61, vec![0..61]),
+        ] {
+            join_range(&mut ranges, new);
+            assert_eq!(ranges, all);
+        }
     }
 }

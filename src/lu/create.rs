@@ -469,10 +469,7 @@ impl Draft {
             let size = backend.info(*disk).size;
             if overwrite {
                 // A superblock left at another place could be taken for the member's own later.
-                let places = Minor::ALL.into_iter().filter(|minor| *minor != superblock.minor);
-                for at in places.filter_map(|minor| minor.offset(size)).chain(old_place(size)) {
-                    wipe_superblock(&io, *disk, at)?;
-                }
+                wipe_superblocks(&io, *disk, superblock.minor, size)?;
             }
             for &(area, fill) in areas {
                 let byte = match fill {
@@ -508,6 +505,20 @@ pub(super) fn fill_area(io: &Blocking<&dyn Backend>, disk: DiskId, area: Area, b
 fn old_place(size: Sectors) -> Option<DiskLba> {
     const RESERVED: u64 = 128;
     size.round_down(Sectors(RESERVED)).0.checked_sub(RESERVED).map(DiskLba)
+}
+
+/// Takes away all superblocks of md's but one of version `keep`.
+pub(super) fn wipe_superblocks(
+    io: &Blocking<&dyn Backend>,
+    disk: DiskId,
+    keep: Minor,
+    size: Sectors,
+) -> Result<()> {
+    let places = Minor::ALL.into_iter().filter(|minor| *minor != keep);
+    for at in places.filter_map(|minor| minor.offset(size)).chain(old_place(size)) {
+        wipe_superblock(io, disk, at)?;
+    }
+    Ok(())
 }
 
 /// Takes away what begins like a superblock of md's, of any version and byte order, in whatever state it is.

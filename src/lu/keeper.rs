@@ -125,6 +125,8 @@ pub(super) struct Keeper {
     writes_seen: u64,
     quiet_since: Option<Instant>,
     finished: bool,
+    /// What became of disks in the round under way.
+    fates: Vec<(DiskId, Fate)>,
 }
 
 impl Keeper {
@@ -154,6 +156,7 @@ impl Keeper {
             writes_seen: 0,
             quiet_since: None,
             finished: false,
+            fates: Vec::new(),
         };
         keeper.plan_recovery();
         Ok(keeper)
@@ -320,7 +323,10 @@ impl Keeper {
             What::Join(member) => {
                 self.core.side.disks.attach(member.disk);
                 let sb = &member.superblock;
-                lock(&self.board.roster).push(Row {
+                let mut roster = lock(&self.board.roster);
+                // It may have been set aside before.
+                roster.retain(|row| row.disk != member.disk);
+                roster.push(Row {
                     disk: member.disk,
                     name: member.name.clone(),
                     fate: Fate::Spare,
@@ -328,6 +334,7 @@ impl Keeper {
                     uuid: Some(sb.device_uuid),
                     dev_number: Some(sb.dev_number),
                 });
+                drop(roster);
                 self.members.join(*member);
             }
             What::Forget(disk) => {
@@ -369,10 +376,9 @@ impl Keeper {
         true
     }
 
-    fn set_fate(&self, disk: DiskId, fate: Fate) {
-        if let Some(row) = lock(&self.board.roster).iter_mut().find(|row| row.disk == disk) {
-            row.fate = fate;
-        }
+    /// Shown together with the view it belongs to, when the round has ended.
+    fn set_fate(&mut self, disk: DiskId, fate: Fate) {
+        self.fates.push((disk, fate));
     }
 
     /// The member's buffer. Not from the pool: a superblock must go out also while recovery has all of that.
@@ -413,7 +419,7 @@ impl Keeper {
     fn submit_phase(&mut self, round: &mut Round) {
         loop {
             for index in 0..self.members.list.len() {
-                if self.submit_to(index, round.phase) {
+                if self.submit_to(index, round) {
                     round.left += 1;
                 }
             }
@@ -425,8 +431,9 @@ impl Keeper {
         }
     }
 
-    /// Submits one member's operation of a phase, if it has one.
-    fn submit_to(&mut self, index: usize, phase: Phase) -> bool {
+    /// Submits one member's operation of the round's phase, if it has one.
+    fn submit_to(&mut self, index: usize, round: &mut Round) -> bool {
+        let phase = round.phase;
         let disk = self.members.list[index].disk;
         let ticket = OWN | u64::from(disk.0);
         if phase == Phase::Flush {
@@ -441,7 +448,11 @@ impl Keeper {
             },
             _ => (member.at(), member.encode().to_vec()),
         };
-        let Some(page) = self.page(disk) else { return false };
+        let Some(page) = self.page(disk) else {
+            // A member that is not told what the others are must not pass for one that was.
+            round.refused.push(disk);
+            return false;
+        };
         let span = Span { region: page, offset: 0, len: bytes.len().min(4096) as u32 };
         self.core.side.memory.write_bytes(span, &bytes[..span.len as usize]);
         let buf = self.core.side.memory.io_write_from(span);
@@ -540,6 +551,14 @@ impl Keeper {
     }
 
     fn publish_if_changed(&mut self) {
+        let board = self.board.clone();
+        // Held until the view is out: whoever looks sees both as they were or both as they are.
+        let mut roster = lock(&board.roster);
+        for (disk, fate) in self.fates.drain(..) {
+            if let Some(row) = roster.iter_mut().find(|row| row.disk == disk) {
+                row.fate = fate;
+            }
+        }
         let current = self.board.health();
         if current.view.members == self.view.members && current.view.synced_below == self.view.synced_below {
             return;
@@ -671,7 +690,7 @@ impl Keeper {
                 let lba = map.lba(if map.parities() == 0 { 0 } else { cell })
                     + Sectors(u64::from(filling.rows.start));
                 let (start, length) = (lba.bytes(), u64::from(filling.rows.len()) * SECTOR);
-                lock(&self.board.notes).push(format!("{length} bytes at {start} of the LU are lost"));
+                self.board.add_lost(start..start + length);
             }
         }
         let rows = filling.rows;

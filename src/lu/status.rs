@@ -1,6 +1,8 @@
 //! What an LU looks like from outside: plain values, the same whether it is held or only looked at.
 
 use core::fmt;
+use core::ops::Range;
+use std::path::Path;
 
 use crate::disk::{Backend, DiskId};
 use crate::format::superblock::{Features, Minor, Superblock, Uuid};
@@ -46,12 +48,41 @@ pub struct Status {
     pub dirty: bool,
     /// The freshest members' event count.
     pub events: u64,
+    /// Bytes of the LU that a rebuild could not give back while it was open here: ranges in order.
+    pub lost: Vec<Range<u64>>,
     /// Sentences an operator should read.
     pub warnings: Vec<String>,
     /// Commands that would help, ready to be typed.
     pub next: Vec<String>,
     /// Why it cannot be started as it is, if it cannot.
     pub refusal: Option<String>,
+}
+
+impl Status {
+    /// What names this LU on a command line without any configuration, quoted for a shell: one path if all
+    /// members are files of one folder, else all paths joined by commas.
+    pub fn argument(&self) -> String {
+        let disks = self.members.iter().map(|member| member.disk.as_str());
+        let paths: Vec<&str> = disks.filter(|disk| *disk != "-").collect();
+        let folder = |path: &str| Path::new(path).parent().map(Path::to_owned);
+        let is_file = |path: &str| Path::new(path).is_file();
+        match paths.first() {
+            Some(first) if paths.iter().all(|path| is_file(path) && folder(path) == folder(first)) => {
+                quoted(first)
+            }
+            _ => quoted(&paths.join(",")),
+        }
+    }
+}
+
+/// `word` as a shell reads it back.
+pub fn quoted(word: &str) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "/._-,:+@%=".contains(c);
+    if !word.is_empty() && word.chars().all(harmless) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// The state of an LU.
@@ -207,7 +238,8 @@ pub(super) fn roster(joined: &Joined) -> Vec<Row> {
 impl Describe {
     pub(super) fn new(joined: &Joined, backend: &dyn Backend, memory_align: Option<usize>) -> Describe {
         let facts = joined.facts();
-        let sizes = joined.candidates.iter().map(|candidate| backend.info(candidate.disk).size.bytes());
+        let in_slots = joined.slots.iter().flatten().map(|&index| joined.candidates[index].disk);
+        let sizes = in_slots.map(|disk| backend.info(disk).size.bytes());
         Describe {
             name: short_name(facts),
             uuid: facts.set_uuid,
@@ -226,10 +258,17 @@ impl Describe {
 
     /// Of an LU that nobody holds open.
     pub(super) fn at_rest(&self, joined: &Joined) -> Status {
-        let mut status = self.status(&roster(joined), &joined.geometry, &joined.view, &|_| 0);
+        // Whatever changes an LU with a newly absent member has to be told to record that first.
+        let flag = if joined.newly_missing.is_empty() { "" } else { " --degraded" };
+        let mut status = self.status(&roster(joined), &joined.geometry, &joined.view, &|_| 0, flag);
+        // Nobody holds it, so nobody goes on with what is pending.
+        if status.work.is_some() && status.next.is_empty() {
+            status.next.push(format!("uraid rebuild {}{flag}", status.argument()));
+        }
         status.refusal = joined.refusal.as_ref().map(|refusal| refusal.to_string());
         if status.refusal.is_some() {
             status.state = State::Failed;
+            status.next.clear();
         }
         if !joined.newly_missing.is_empty() {
             let slots = super::slots_named(&joined.newly_missing);
@@ -242,9 +281,12 @@ impl Describe {
 
     /// Of an LU that is open here.
     pub(super) fn now(&self, board: &Board) -> Status {
+        // In this order: see `Keeper::publish_if_changed`.
+        let roster = lock(&board.roster);
         let view = board.health().view.clone();
-        let rows = lock(&board.roster).clone();
-        let mut status = self.status(&rows, &board.geometry, &view, &|slot| board.read_errors(slot));
+        let rows = roster.clone();
+        drop(roster);
+        let mut status = self.status(&rows, &board.geometry, &view, &|slot| board.read_errors(slot), "");
         if let Some(work) = *lock(&board.work) {
             status.work = Some(work);
         }
@@ -252,6 +294,12 @@ impl Describe {
             status.dirty = board.shared.is_dirty() || view.synced_below != u64::MAX;
         }
         status.warnings.extend(lock(&board.notes).iter().cloned());
+        status.lost = board.lost();
+        let lost = status
+            .lost
+            .iter()
+            .map(|range| format!("{} bytes at {} of the LU are lost", range.end - range.start, range.start));
+        status.warnings.extend(lost);
         status
     }
 
@@ -261,6 +309,7 @@ impl Describe {
         geometry: &Geometry,
         view: &View,
         read_errors: &dyn Fn(Slot) -> u64,
+        flag: &str,
     ) -> Status {
         let missing = view.missing();
         let incomplete = view.incomplete();
@@ -289,16 +338,17 @@ impl Describe {
             work,
             dirty: self.dirty,
             events: self.events,
+            lost: Vec::new(),
             warnings: self.warnings.clone(),
             next: Vec::new(),
             refusal: None,
         };
-        self.advise(&mut status, geometry.is_redundant(), missing.len());
+        self.advise(&mut status, geometry.is_redundant(), missing.len(), flag);
         status
     }
 
-    /// What an operator should know and do.
-    fn advise(&self, status: &mut Status, redundant: bool, missing: usize) {
+    /// What an operator should know and do; `flag` is what commands that change the LU need.
+    fn advise(&self, status: &mut Status, redundant: bool, missing: usize, flag: &str) {
         if !redundant || missing == 0 {
             return;
         }
@@ -311,13 +361,12 @@ impl Describe {
             }
             _ => {}
         }
-        if status.state == State::Degraded && status.spares == 0 {
-            let place = status.members.iter().find(|m| m.state == MemberState::Active);
-            let place = place.map_or("LU", |member| &member.disk);
-            status.next.push(format!("uraid add {place} DISK   # of at least {} bytes", self.smallest));
-        } else if status.state == State::Degraded {
-            let place = status.members.iter().find(|m| m.state == MemberState::Active);
-            status.next.push(format!("uraid rebuild {}", place.map_or("LU", |member| &member.disk)));
+        if status.state == State::Degraded {
+            let lu = status.argument();
+            status.next.push(match status.spares {
+                0 => format!("uraid add {lu} DISK{flag}   # of at least {} bytes", self.smallest),
+                _ => format!("uraid rebuild {lu}{flag}"),
+            });
         }
     }
 }
@@ -395,4 +444,16 @@ fn pending(geometry: &Geometry, view: &View) -> Option<Work> {
     };
     let bytes = |sectors: u64| sectors * SECTOR;
     Some(Work { kind, done_bytes: bytes(done.min(total)), total_bytes: bytes(total), eta_seconds: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting() {
+        assert_eq!(quoted("/tmp/a,/tmp/b"), "/tmp/a,/tmp/b");
+        assert_eq!(quoted("it's here"), r"'it'\''s here'");
+        assert_eq!(quoted(""), "''");
+    }
 }

@@ -131,13 +131,23 @@ impl Console {
     /// A progress bar over `bytes` on standard error; without a length it counts. Hidden unless that is a
     /// terminal and a person reads along.
     pub(crate) fn bar(&self, title: &str, bytes: Option<u64>) -> ProgressBar {
-        if self.quiet || self.json {
-            return ProgressBar::hidden();
-        }
         let style = match bytes {
             Some(_) => "{prefix} {wide_bar} {percent:>3} %  {binary_bytes_per_sec}  {eta}",
             None => "{prefix} {spinner} {binary_bytes}  {binary_bytes_per_sec}",
         };
+        self.bar_of(title, bytes, style)
+    }
+
+    /// A progress bar over `bytes` of long work, whose speed and end are the message: work may have begun
+    /// long ago, and a bar does not know.
+    pub(crate) fn work_bar(&self, title: &str, bytes: u64) -> ProgressBar {
+        self.bar_of(title, Some(bytes), "{prefix} {wide_bar} {percent:>3} %  {msg}")
+    }
+
+    fn bar_of(&self, title: &str, bytes: Option<u64>, style: &str) -> ProgressBar {
+        if self.quiet || self.json {
+            return ProgressBar::hidden();
+        }
         let target = ProgressDrawTarget::stderr();
         let bar = ProgressBar::with_draw_target(bytes, target).with_prefix(title.to_owned());
         if let Ok(style) = ProgressStyle::with_template(style) {

@@ -14,8 +14,8 @@ use uraid::{ErrorKind, Lu};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::target::{argument_for, quoted};
-use crate::{json, size};
+use crate::target::{as_on_disk, quoted};
+use crate::{json, size, work};
 
 /// Make an LU.
 #[derive(Args)]
@@ -86,7 +86,7 @@ impl Create {
         let stopped = lu.stop().map_err(Failure::from);
         resynced.and(stopped)?;
         // What the disks say now, not what was meant.
-        let status = disks_of(&status).look()?;
+        let status = as_on_disk(status);
         match console.is_json() {
             true => console.document("create", Report { lu: json::Lu::from(&status) }),
             false => console.tell(account(&status).trim_end()),
@@ -167,27 +167,13 @@ impl From<Policy> for lu::Policy {
 /// Waits for the first resync, under a bar. An interrupt leaves it where it is; it goes on when the LU is
 /// next opened for writing.
 fn wait(lu: &Lu, console: &Console, interrupt: &Interrupt) -> Outcome {
-    let mut bar = None;
-    let waited = lu.wait_for_work(&mut |work| {
-        let bar = bar.get_or_insert_with(|| console.bar(&work.kind.to_string(), Some(work.total_bytes)));
-        bar.set_position(work.done_bytes);
-        interrupt.caught().is_none()
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    waited?;
+    work::wait(lu, console, interrupt)?;
     match lu.status().work {
         None => Ok(()),
         Some(_) => interrupt.check().map_err(|failure| {
             failure.note("the LU is made; its resync goes on when it is next opened for writing")
         }),
     }
-}
-
-fn disks_of(status: &Status) -> lu::Assemble {
-    let disks = status.members.iter().map(|member| &member.disk).filter(|disk| *disk != "-");
-    disks.fold(Lu::assemble(), |assemble, disk| assemble.disk(disk))
 }
 
 /// What was made, and commands that work as they stand.
@@ -212,7 +198,7 @@ fn account(status: &Status) -> String {
         let disk = if member.disk == "-" { "missing" } else { &member.disk };
         text += &format!("  {slot:>5}  {disk}\n");
     }
-    let lu = argument_for(status);
+    let lu = status.argument();
     text + &format!("try\n  uraid status {lu}\n  uraid write {lu} -i FILE\n  uraid read {lu} -o FILE\n")
 }
 

@@ -6,9 +6,12 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `create status list scan inspect read write demo completions man` | the verbs |
+//! | `create status list scan inspect read write` | the verbs: an LU and its bytes |
+//! | `fail remove add spare rebuild wait` | the verbs: its members |
+//! | `demo completions man` | the verbs: the rest |
 //! | `target` | from an LU argument to the disks it means |
 //! | `show`, `json` | an LU for people and for programs |
+//! | `change`, `work` | what the verbs about members share; long work under a bar |
 //! | `transfer` | moving bytes while the other side is busy |
 //! | `console`, `failure`, `interrupt`, `size` | streams, exit codes, signals, numbers |
 
@@ -19,10 +22,13 @@ use clap::{Parser, Subcommand};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 
+mod add;
+mod change;
 mod completions;
 mod console;
 mod create;
 mod demo;
+mod fail;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -30,12 +36,17 @@ mod json;
 mod list;
 mod man;
 mod read;
+mod rebuild;
+mod remove;
 mod scan;
 mod show;
 mod size;
+mod spare;
 mod status;
 mod target;
 mod transfer;
+mod wait;
+mod work;
 mod write;
 
 const EXIT_CODES: &str = "\
@@ -72,6 +83,12 @@ enum Verb {
     Inspect(inspect::Inspect),
     Read(read::Read),
     Write(write::Write),
+    Fail(fail::Fail),
+    Remove(remove::Remove),
+    Add(add::Add),
+    Spare(spare::Spare),
+    Rebuild(rebuild::Rebuild),
+    Wait(wait::Wait),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -87,6 +104,12 @@ impl Verb {
             Verb::Inspect(verb) => verb.run(console),
             Verb::Read(verb) => verb.run(console),
             Verb::Write(verb) => verb.run(console),
+            Verb::Fail(verb) => verb.run(console),
+            Verb::Remove(verb) => verb.run(console),
+            Verb::Add(verb) => verb.run(console),
+            Verb::Spare(verb) => verb.run(console),
+            Verb::Rebuild(verb) => verb.run(console),
+            Verb::Wait(verb) => verb.run(console),
             Verb::Demo(verb) => verb.run(console),
             Verb::Completions(verb) => verb.run(console),
             Verb::Man(verb) => verb.run(console),

@@ -40,14 +40,16 @@ impl Man {
             };
         };
         std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, &error))?;
-        let verbs: Vec<_> = command.get_subcommands().cloned().collect();
         let mut files = Vec::new();
-        for command in std::iter::once(command).chain(verbs) {
+        let mut commands = vec![command];
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
             let page = Page::new(command);
             let path = folder.join(page.get_filename());
             std::fs::write(&path, rendered(&page)?).map_err(|error| Failure::file(&path, &error))?;
             files.push(path);
         }
+        files.sort();
         match console.is_json() {
             true => console.document("man", Report { page: None, files }),
             false => files.iter().try_for_each(|path| console.tell(path.display())),

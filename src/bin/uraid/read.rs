@@ -11,7 +11,6 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use uraid::Lu;
-use uraid::lu::Access;
 
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
@@ -52,7 +51,7 @@ impl Read {
         if console.is_json() && self.output.is_none() {
             return Err(Failure::usage("--json needs --output FILE: standard output carries the data"));
         }
-        let lu = Target::resolve(&self.lu)?.open(Access::Read, &self.leave, false, console)?;
+        let lu = Target::resolve(&self.lu)?.open(&self.leave, console)?;
         let end = self.end(lu.size())?;
         let mut output = self.open_output(&lu)?;
 

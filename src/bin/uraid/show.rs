@@ -77,21 +77,32 @@ fn details(status: &Status, verbose: bool) -> String {
     if let Some(refusal) = &status.refusal {
         entry("refused", refusal);
     }
+    let (now, next) = (standing(status), advice(status));
+    text + &now + &table(&status.members) + &next
+}
+
+/// What an LU that is not whole needs: how it stands and what to type. Nothing for one that is.
+pub(crate) fn needs(status: &Status) -> String {
+    standing(status) + &advice(status)
+}
+
+fn standing(status: &Status) -> String {
+    let mut text = String::new();
     if status.state != State::Healthy {
-        entry("data", &outlook(status));
+        text += &format!("  data     {}\n", outlook(status));
     }
     if let Some(work) = status.work {
-        entry(&work.kind.to_string(), &progress(work));
-    }
-    text += &table(&status.members);
-    for next in &status.next {
-        text += &format!("  next     {next}\n");
+        text += &format!("  {:<8} {}\n", work.kind, progress(work));
     }
     text
 }
 
+fn advice(status: &Status) -> String {
+    status.next.iter().map(|next| format!("  next     {next}\n")).collect()
+}
+
 /// The state, loud when somebody has to act.
-fn state(status: &Status) -> String {
+pub(crate) fn state(status: &Status) -> String {
     match status.state {
         State::Healthy | State::Resyncing => status.state.to_string(),
         State::Rebuilding => "DEGRADED, rebuilding".to_owned(),
@@ -140,13 +151,15 @@ fn form(status: &Status) -> String {
 }
 
 /// What may still happen.
-fn outlook(status: &Status) -> String {
-    match (status.state, status.redundancy_left) {
-        (State::Failed, _) => "not whole with the members at hand".to_owned(),
+pub(crate) fn outlook(status: &Status) -> String {
+    let whole = match (status.state, status.redundancy_left) {
+        (State::Failed, _) => return "not whole with the members at hand".to_owned(),
         (_, 0) => "whole; no further disk may fail".to_owned(),
         (_, 1) => "whole; one more disk may fail".to_owned(),
         (_, several) => format!("whole; {several} more disks may fail"),
-    }
+    };
+    let waits = status.members.iter().any(|m| m.slot.is_some() && m.state == MemberState::Missing);
+    if waits && status.spares == 0 { whole + "; NO SPARE LEFT" } else { whole }
 }
 
 fn progress(work: Work) -> String {
@@ -207,6 +220,7 @@ mod tests {
             work: None,
             dirty: false,
             events: 18,
+            lost: vec![],
             warnings: vec![],
             next: vec![],
             refusal: None,

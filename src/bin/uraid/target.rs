@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Deserialize;
 use uraid::format::superblock::Uuid;
-use uraid::lu::{Access, Assemble, Status};
+use uraid::lu::{Access, Assemble, MemberStatus, Status};
 use uraid::{ErrorKind, Lu};
 
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
+
+pub(crate) use uraid::lu::status::quoted;
 
 const DEFAULT_CONFIG: &str = "/etc/uraid/uraid.toml";
 
@@ -37,12 +39,24 @@ impl Leave {
     }
 }
 
+/// How an LU is opened by verbs that change something.
+#[derive(Args, Default)]
+pub(crate) struct Writing {
+    /// Go on although a member is newly absent: it is left behind, and a rebuild brings it back.
+    #[arg(long)]
+    degraded: bool,
+    #[command(flatten)]
+    leave: Leave,
+}
+
 /// The disks an LU argument means.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Target {
     /// What to call it.
     pub(crate) label: String,
     disks: Disks,
+    /// The configuration file that lists it, if one does.
+    listed: Option<PathBuf>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +75,7 @@ impl Target {
     /// have.
     pub(crate) fn resolve(argument: &str) -> Outcome<Target> {
         match paths_in(argument)? {
-            Some(disks) => Ok(Target { label: argument.to_owned(), disks }),
+            Some(disks) => Ok(Target { label: argument.to_owned(), disks, listed: None }),
             None => Config::load()?.find(argument),
         }
     }
@@ -71,15 +85,37 @@ impl Target {
         Ok(self.assemble(leave).look()?)
     }
 
-    /// Opens the LU and tells of the members set aside. `degraded` allows writing with a newly absent member.
-    pub(crate) fn open(
-        &self,
-        access: Access,
-        leave: &Leave,
-        degraded: bool,
-        console: &Console,
-    ) -> Outcome<Lu> {
-        let opened = self.assemble(leave).access(access).degraded(degraded).open();
+    /// The same for an LU that is about to be opened with [`open_for_writing`](Target::open_for_writing).
+    pub(crate) fn look_before(&self, how: &Writing) -> Outcome<Status> {
+        self.look(&how.leave)
+    }
+
+    /// Opens the LU for reading, and tells of the members set aside.
+    pub(crate) fn open(&self, leave: &Leave, console: &Console) -> Outcome<Lu> {
+        self.open_as(self.assemble(leave).access(Access::Read), console)
+    }
+
+    /// Opens the LU for writing, and tells of the members set aside.
+    pub(crate) fn open_for_writing(&self, how: &Writing, console: &Console) -> Outcome<Lu> {
+        let assemble = self.assemble(&how.leave).access(Access::Write).degraded(how.degraded);
+        self.open_as(assemble, console)
+    }
+
+    /// Refuses an LU that somebody holds; why else it could not be opened does not matter here.
+    pub(crate) fn refuse_held(&self) -> Outcome {
+        match self.assemble(&Leave::default()).access(Access::Read).open() {
+            Err(error) if error.kind() == ErrorKind::Busy => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The configuration file that lists the LU's disks, if one does.
+    pub(crate) fn listed(&self) -> Option<&Path> {
+        self.listed.as_deref()
+    }
+
+    fn open_as(&self, assemble: Assemble, console: &Console) -> Outcome<Lu> {
+        let opened = assemble.open();
         let lu = opened.map_err(|error| {
             let failure = Failure::from(error);
             match failure.kind() {
@@ -181,7 +217,7 @@ impl Config {
                 return Err(wrong(format!("two LUs are named '{name}'")));
             }
             let disks = disks.iter().map(|disk| folder.join(disk)).collect();
-            lus.push(Target { label: name, disks: Disks::Exactly(disks) });
+            lus.push(Target { label: name, disks: Disks::Exactly(disks), listed: Some(path.clone()) });
         }
         Ok(Config { path, lus })
     }
@@ -213,33 +249,22 @@ impl Config {
     }
 }
 
-/// An LU argument for the members of `status` that needs no configuration: one path if all lie in one folder,
-/// else all of them. Quoted for a shell.
-pub(crate) fn argument_for(status: &Status) -> String {
-    let paths: Vec<&str> =
-        status.members.iter().map(|member| member.disk.as_str()).filter(|disk| *disk != "-").collect();
-    let folder = |path: &str| Path::new(path).parent().map(Path::to_owned);
-    let plain = |path: &str| Path::new(path).is_file();
-    match paths.first() {
-        Some(first) if paths.iter().all(|path| plain(path) && folder(path) == folder(first)) => quoted(first),
-        _ => quoted(&paths.join(",")),
-    }
+/// The LU of `status` as its disks say it is, now that nobody holds it; `status` itself if a disk is gone.
+pub(crate) fn as_on_disk(status: Status) -> Status {
+    let disks = status.members.iter().map(|member| &member.disk).filter(|disk| *disk != "-");
+    let assemble = disks.fold(Lu::assemble(), |assemble, disk| assemble.disk(disk));
+    assemble.look().unwrap_or(status)
 }
 
-/// `word` as a shell reads it back.
-pub(crate) fn quoted(word: &str) -> String {
-    let harmless = |c: char| c.is_ascii_alphanumeric() || "/._-,:+@%=".contains(c);
-    if !word.is_empty() && word.chars().all(harmless) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+/// The member of `status` whose disk `path` is, by whatever name; never an empty slot.
+pub(crate) fn member_at<'a>(path: &Path, status: &'a Status) -> Option<&'a MemberStatus> {
+    let own = identity(path)?;
+    status.members.iter().find(|member| identity(Path::new(&member.disk)) == Some(own))
 }
 
 /// Refuses `path` as a place to read from or write to beside the LU if it is one of the LU's members.
 pub(crate) fn refuse_member(path: &Path, status: &Status) -> Outcome {
-    let Some(own) = identity(path) else { return Ok(()) };
-    match status.members.iter().find(|member| identity(Path::new(&member.disk)) == Some(own)) {
+    match member_at(path, status) {
         None => Ok(()),
         Some(_) => Err(Failure::usage(format!("{} is a member of {}", path.display(), status.name))),
     }
@@ -285,7 +310,8 @@ mod tests {
         let parse = |text: &str| Config::parse("/etc/x/uraid.toml".into(), text);
         let config = parse("[[lu]]\nname = 'data'\ndisks = ['/a', 'b']\n").unwrap();
         let disks = Disks::Exactly(vec!["/a".into(), "/etc/x/b".into()]);
-        assert_eq!(config.lus(), [Target { label: "data".into(), disks }]);
+        let listed = Some("/etc/x/uraid.toml".into());
+        assert_eq!(config.lus(), [Target { label: "data".into(), disks, listed }]);
         assert_eq!(config.find("other").unwrap_err().kind(), Some(ErrorKind::NotFound));
         assert!(parse("").unwrap().lus().is_empty());
         for wrong in [
@@ -301,12 +327,5 @@ mod tests {
                 "{wrong}"
             );
         }
-    }
-
-    #[test]
-    fn quoting() {
-        assert_eq!(quoted("/tmp/a,/tmp/b"), "/tmp/a,/tmp/b");
-        assert_eq!(quoted("it's here"), r"'it'\''s here'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -11,14 +11,13 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use uraid::lu::Access;
 use uraid::{ErrorKind, Lu};
 
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::size;
-use crate::target::{self, Leave, Target};
+use crate::target::{self, Target, Writing};
 use crate::transfer::{self, Drainer, Filler};
 
 /// Write standard input or a file to an LU.
@@ -32,11 +31,8 @@ pub(crate) struct Write {
     /// Read FILE instead of standard input.
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Write although a member is newly absent: it is left behind, and a rebuild brings it back.
-    #[arg(long)]
-    degraded: bool,
     #[command(flatten)]
-    leave: Leave,
+    writing: Writing,
 }
 
 #[derive(Serialize)]
@@ -53,7 +49,7 @@ impl Write {
         let interrupt = Interrupt::watch()?;
         let target = Target::resolve(&self.lu)?;
         let mut input = self.open_input()?;
-        let lu = target.open(Access::Write, &self.leave, self.degraded, console)?;
+        let lu = target.open_for_writing(&self.writing, console)?;
         let (name, uuid) = (lu.name().to_owned(), lu.uuid().to_string());
 
         let start = Instant::now();

@@ -1,0 +1,62 @@
+//! `uraid spare`: disks that stand by. Adding one is `uraid add`; removing refuses whatever is no spare, so
+//! that a slip of the hand costs no redundancy.
+
+use clap::{Args, Subcommand};
+use uraid::ErrorKind;
+use uraid::lu::MemberState;
+
+use crate::add::Add;
+use crate::change::{self, Request};
+use crate::console::Console;
+use crate::failure::{Failure, Outcome};
+use crate::interrupt::Interrupt;
+
+/// Add or remove a disk that stands by.
+#[derive(Args)]
+pub(crate) struct Spare {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Add a disk that stands by; an empty slot is rebuilt onto it at once.
+    Add(Add),
+    /// Remove a disk that stands by, and its superblock.
+    Remove(Remove),
+}
+
+#[derive(Args)]
+struct Remove {
+    #[command(flatten)]
+    request: Request,
+}
+
+impl Spare {
+    pub(crate) fn run(self, console: &Console) -> Outcome {
+        match self.action {
+            Action::Add(add) => {
+                let changed = add.carry_out(console)?;
+                let done = add.account(&changed);
+                changed.report("spare", Some("add"), done, console)
+            }
+            Action::Remove(remove) => remove.run(console),
+        }
+    }
+}
+
+impl Remove {
+    fn run(self, console: &Console) -> Outcome {
+        let disk = &self.request.disk;
+        let changed = self.request.carry_out(console, |lu, member| {
+            if member.is_none_or(|member| member.state != MemberState::Spare) {
+                let what = change::instead(lu, member, disk);
+                return Err(Failure::of(ErrorKind::NotFound, format!("no spare: {what}")));
+            }
+            Interrupt::watch()?;
+            Ok(lu.remove(disk)?)
+        })?;
+        let done = format!("removed spare {}, and its superblock", self.request.name());
+        changed.report("spare", Some("remove"), done, console)
+    }
+}
