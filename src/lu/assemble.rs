@@ -216,13 +216,18 @@ fn judge(candidates: &[Candidate], index: usize, freshest: usize, facts: &Superb
         );
         return Fate::Aside(MemberState::Faulty, why);
     }
-    if sb.size > sb.data_size && facts.size.0 > 0 {
-        let why = format!("{} of data are needed and it has room for {}", sb.size, sb.data_size);
+    if facts.size > sb.data_size && matches!(sb.my_role(), Role::Active(_)) {
+        let why = format!("{} of data are needed and it has room for {}", facts.size, sb.data_size);
         return Fate::Aside(MemberState::Faulty, why);
     }
     let own = sb.my_role();
     let Role::Active(own_slot) = own else {
         return match own {
+            // Its number may have been given to somebody else since it was a spare.
+            Role::Spare if facts.role_of(sb.dev_number) != Role::Spare => Fate::Aside(
+                MemberState::Stale,
+                format!("it was a spare once; its number {} belongs to another member now", sb.dev_number),
+            ),
             Role::Spare => Fate::Spare,
             role => Fate::Aside(MemberState::Faulty, format!("its superblock calls it {role}")),
         };

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | a write waits on a clean LU | `resync_offset` 0, events + 1 | writes may go out |
 //! | no write for a while | all members flushed; then `resync_offset` as far as in sync, events + 1 | |
-//! | a member failed | its role "faulty", events + 2, on the survivors only | the view says "missing"; held replies go out |
+//! | a member failed | its role "faulty", events + 1, on the survivors only; the same once more | the view says "missing"; held replies go out |
 //! | a disk joins or leaves, a spare takes over | the tables, events + 1 | the view; a rebuild begins |
 //! | recovery got on | members flushed; then the watermark, events + 1 | the view moves the watermark |
 //! | stop | as "clean" | the end |
@@ -69,6 +69,8 @@ enum Cause {
     Dirty,
     Clean,
     Failure,
+    /// The second half of a failure: see the module's text.
+    Confirm,
     Membership,
     Checkpoint,
 }
@@ -96,6 +98,8 @@ struct Round {
 /// Rows under way in a recovery: which position of the walk they belong to.
 #[derive(Clone, Copy)]
 struct Filling {
+    /// Which walk: an answer may come when there is another one already.
+    walk: u64,
     position: u64,
     stripe: Stripe,
     rows: Rows,
@@ -110,11 +114,15 @@ pub(super) struct Keeper {
     pages: Vec<(DiskId, RegionId)>,
     round: Option<Round>,
     failed: SlotSet,
+    /// The table gained a member that was let in: to be recorded before anything is written.
+    adopts: bool,
     changes: VecDeque<Change>,
     dirty_wanted: bool,
     stop: bool,
     pause: bool,
     walk: Option<Walk>,
+    /// Walks ended so far.
+    walks: u64,
     walk_started: Option<(Instant, u64)>,
     filling: Vec<Option<Filling>>,
     /// Parts of failed rows, to be tried by themselves.
@@ -134,6 +142,7 @@ impl Keeper {
         let core = Core::new(board, 2 * WINDOW)?;
         board.set_keeper(Some(core.side.disks.waker()));
         let view = (*board.health().view).clone();
+        let adopts = members.changed;
         let mut keeper = Keeper {
             board: board.clone(),
             core,
@@ -142,11 +151,13 @@ impl Keeper {
             pages: Vec::new(),
             round: None,
             failed: degraded.iter().copied().collect(),
+            adopts,
             changes: VecDeque::new(),
             dirty_wanted: false,
             stop: false,
             pause: false,
             walk: None,
+            walks: 0,
             walk_started: None,
             filling: vec![None; 2 * WINDOW],
             retry: Vec::new(),
@@ -228,6 +239,9 @@ impl Keeper {
         if self.fail_members() {
             return self.begin(Cause::Failure, now, Vec::new());
         }
+        if std::mem::take(&mut self.adopts) {
+            return self.begin(Cause::Membership, now, Vec::new());
+        }
         if let Some(change) = self.changes.pop_front()
             && let Some(waiting) = self.change(change)
         {
@@ -250,7 +264,7 @@ impl Keeper {
             self.quiet_since = Some(now.monotonic);
         }
         let quiet = self.quiet_since.is_some_and(|since| now.monotonic - since >= IDLE);
-        if shared.is_dirty() && (quiet || self.stop) {
+        if shared.is_dirty() && (quiet || self.stop) && !shared.flush_lost() {
             if shared.try_clean() {
                 return self.begin(Cause::Clean, now, Vec::new());
             }
@@ -277,8 +291,9 @@ impl Keeper {
                 return self.begin(Cause::Checkpoint, now, Vec::new());
             }
         }
-        if self.stop && !shared.is_dirty() && self.walk.is_none() {
-            if self.members.changed && !shared.is_broken() {
+        let done = !shared.is_dirty() || shared.flush_lost();
+        if self.stop && done && self.walk.is_none() {
+            if self.members.changed && !shared.is_broken() && !shared.flush_lost() {
                 return self.begin(Cause::Clean, now, Vec::new());
             }
             self.finished = true;
@@ -405,9 +420,20 @@ impl Keeper {
             Cause::Clean => self.members.set_resync_offset(in_sync),
             // A dirty LU stays so; its resync starts from the beginning after a crash.
             Cause::Checkpoint if !self.board.shared.is_dirty() => self.members.set_resync_offset(in_sync),
-            Cause::Failure | Cause::Checkpoint | Cause::Membership => {}
+            Cause::Failure | Cause::Confirm | Cause::Checkpoint | Cause::Membership => {}
         }
-        self.members.stamp(if cause == Cause::Failure { 2 } else { 1 }, now.wall);
+        // Only what is flushed in this round may be called rebuilt on disk.
+        if matches!(cause, Cause::Clean | Cause::Checkpoint) {
+            for (slot, member) in self.view.members.iter().enumerate() {
+                let watermark = match member.presence {
+                    Presence::Below(watermark) => Some(watermark),
+                    Presence::Present => None,
+                    Presence::Missing => continue,
+                };
+                self.members.set_watermark(Slot(slot as u16), watermark);
+            }
+        }
+        self.members.stamp(now.wall);
         let phase =
             if matches!(cause, Cause::Clean | Cause::Checkpoint) { Phase::Flush } else { Phase::Lists };
         let mut round = Round { cause, phase, left: 0, written: 0, refused: Vec::new(), waiting };
@@ -483,6 +509,19 @@ impl Keeper {
             if self.drop_refused(&round) {
                 return self.begin(Cause::Failure, now, round.waiting);
             }
+            let stays = |disk: &DiskId| self.members.list.iter().any(|member| member.disk == *disk);
+            if round.phase == Phase::Flush && round.refused.iter().any(stays) {
+                // It cannot be spared, and what it did not flush may be gone: that must be told, and "clean" must not.
+                self.board.shared.set_flush_lost();
+                self.board.wake_queues();
+                self.end_walk();
+                self.pause = true;
+                for waiting in round.waiting {
+                    let _ = waiting
+                        .send(Err(Error::new(ErrorKind::Io, "a member that cannot be spared did not flush")));
+                }
+                return;
+            }
             round.refused.clear();
             round.phase = if round.phase == Phase::Flush { Phase::Lists } else { Phase::Superblocks };
             self.submit_phase(&mut round);
@@ -537,7 +576,10 @@ impl Keeper {
                     self.end_walk();
                 }
             }
-            Cause::Failure | Cause::Membership | Cause::Clean => {}
+            // One more round, so that the failed member is two behind. Not both in one: a power cut in the middle of
+            // that would make stale whoever was not written yet.
+            Cause::Failure => return self.begin(Cause::Confirm, now, round.waiting),
+            Cause::Confirm | Cause::Membership | Cause::Clean => {}
         }
         self.publish_if_changed();
         self.board.wake_queues();
@@ -590,6 +632,7 @@ impl Keeper {
 
     fn end_walk(&mut self) {
         self.walk = None;
+        self.walks += 1;
         self.retry.clear();
         *lock(&self.board.work) = None;
     }
@@ -599,6 +642,7 @@ impl Keeper {
             self.filled(reply);
         }
         let geometry = self.board.geometry.clone();
+        let walks = self.walks;
         let hold = self.stop || self.pause || self.board.shared.is_broken();
         while self.walk.is_some() && self.core.has_room() {
             let again = self.retry.pop();
@@ -606,7 +650,7 @@ impl Keeper {
             let next = again.or_else(|| {
                 // Only whole new rows are held back; parts of what was begun are finished.
                 let (position, stripe, rows) = (!hold).then(|| walk.next(&geometry)).flatten()?;
-                Some(Filling { position, stripe, rows })
+                Some(Filling { walk: walks, position, stripe, rows })
             });
             let Some(filling) = next else { break };
             let Some(place) = self.filling.iter().position(Option::is_none) else {
@@ -651,7 +695,7 @@ impl Keeper {
         let Some(filling) = self.filling.get_mut(reply.cookie as usize).and_then(Option::take) else {
             return;
         };
-        let Some(walk) = &self.walk else { return };
+        let Some(walk) = self.walk.as_ref().filter(|_| filling.walk == self.walks) else { return };
         let goal = walk.goal();
         if let Err(Trouble::Lost(_)) = reply.result {
             let block = self.board.block / SECTOR as u32;
@@ -671,7 +715,7 @@ impl Keeper {
             return self.end_walk();
         }
         let position = filling.position;
-        let part = |other: &Filling| other.position == position;
+        let part = |other: &Filling| other.position == position && other.walk == filling.walk;
         let more = self.retry.iter().any(part) || self.filling.iter().flatten().any(part);
         if let (false, Some(walk)) = (more, &mut self.walk) {
             walk.done(position);
@@ -740,7 +784,6 @@ impl Keeper {
             Goal::Resync => self.view.synced_below = if finished { u64::MAX } else { watermark },
             Goal::Rebuild(slot) => {
                 let good = (!finished).then_some(MemberLba(watermark));
-                self.members.set_watermark(slot, good);
                 if let Some(member) = self.view.members.get_mut(slot.index()) {
                     member.presence = good.map_or(Presence::Present, Presence::Below);
                 }

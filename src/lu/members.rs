@@ -92,8 +92,13 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// From members whose superblocks were just read; the freshest's word about the LU is taken for all.
-    pub(super) fn new(mut list: Vec<Member>, freshest: DiskId) -> Members {
+    /// From members whose superblocks were just read; the freshest's word about the LU is taken for all,
+    /// and `filled` says who fills which slot.
+    pub(super) fn new(
+        mut list: Vec<Member>,
+        freshest: DiskId,
+        filled: impl Iterator<Item = (DiskId, Slot)>,
+    ) -> Members {
         let facts = list.iter().find(|m| m.disk == freshest).map(|m| m.superblock.clone());
         let events = facts.as_ref().map_or(0, |facts| facts.events);
         if let Some(facts) = facts {
@@ -103,7 +108,16 @@ impl Members {
                 sb.roles.clone_from(&facts.roles);
             }
         }
-        Members { list, events, changed: false }
+        let mut members = Members { list, events, changed: false };
+        // A stale member that was let in fills its slot also by the table from now on.
+        for (disk, slot) in filled {
+            let number = members.list.iter().find(|m| m.disk == disk).map(|m| m.superblock.dev_number);
+            let Some(number) = number else { continue };
+            if members.list[0].superblock.role_of(number) != Role::Active(slot) {
+                members.set_role(number, Role::Active(slot));
+            }
+        }
+        members
     }
 
     /// What the superblocks say of how far redundancy agrees; `None` without members.
@@ -200,8 +214,8 @@ impl Members {
     }
 
     /// Everything for the next round: a new event count and time on all.
-    pub(super) fn stamp(&mut self, raise: u64, now: Time) {
-        self.events += raise;
+    pub(super) fn stamp(&mut self, now: Time) {
+        self.events += 1;
         let now = Time { micros: now.micros.max(1), ..now };
         for member in &mut self.list {
             member.superblock.events = self.events;

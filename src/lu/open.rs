@@ -8,6 +8,7 @@ use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::badblocks::BadBlocks;
 use crate::format::superblock::{Features, Found, Uuid, locate};
+use crate::plan::{Presence, View};
 use crate::units::{SECTOR, Sectors, Slot};
 
 use super::assemble::{Allow, Candidate, Fate, Joined, join};
@@ -392,6 +393,22 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
     Ok(())
 }
 
+/// Bad ranges, watermarks and how far redundancy agrees come from superblocks in sectors; I/O is whole blocks. Rounded to the
+/// safe side.
+fn round_to_blocks(view: &mut View, block: u64) {
+    for member in &mut view.members {
+        for (start, end) in &mut member.bad {
+            (start.0, end.0) = (start.0 - start.0 % block, end.0.next_multiple_of(block));
+        }
+        if let Presence::Below(watermark) = &mut member.presence {
+            watermark.0 -= watermark.0 % block;
+        }
+    }
+    if view.synced_below != u64::MAX {
+        view.synced_below -= view.synced_below % block;
+    }
+}
+
 /// Starts an LU that may be started.
 pub(super) fn start(
     files: Arc<FileBackend>,
@@ -414,6 +431,8 @@ pub(super) fn start(
         return Err(Error::new(ErrorKind::CannotStart, text));
     }
 
+    let mut joined = joined;
+    round_to_blocks(&mut joined.view, u64::from(block) / SECTOR);
     let wire = |place: &Option<usize>| {
         let candidate = &joined.candidates[(*place)?];
         let found = candidate.found.as_ref().ok()?;
@@ -438,7 +457,13 @@ pub(super) fn start(
             let (sb, bytes) = (found.superblock.clone(), found.slot.clone());
             Some(Member::new(candidate.disk, candidate.name.clone(), sb, bytes, block, candidate.bad.clone()))
         });
-        let members = Members::new(list.collect(), joined.candidates[joined.freshest].disk);
+        let filled = joined
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, place)| Some((joined.candidates[(*place)?].disk, Slot(slot as u16))));
+        let freshest = joined.candidates[joined.freshest].disk;
+        let members = Members::new(list.collect(), freshest, filled);
         if board.geometry.is_redundant() {
             let absent: &[Slot] = &joined.newly_missing;
             let machine = Keeper::new(&board, members, absent)?;
