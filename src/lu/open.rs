@@ -425,9 +425,12 @@ pub(super) fn start(
     let block = blocks.max().unwrap_or(SECTOR as u32);
     let aligns = in_use.iter().map(|&i| backend.info(joined.candidates[i].disk).memory_align);
     let memory_align = aligns.max().unwrap_or(1).max(1) as usize;
-    if !joined.geometry.size().bytes().is_multiple_of(u64::from(block)) && !read_only {
+    let whole = |sectors: Sectors| sectors.bytes().is_multiple_of(u64::from(block));
+    let geometry = &joined.geometry;
+    let runs = (0..geometry.slots()).map(|slot| geometry.member_used(Slot(slot)));
+    if !read_only && !(whole(geometry.size()) && whole(geometry.unit()) && runs.into_iter().all(whole)) {
         let text =
-            format!("its size is no multiple of its members' block of {block} bytes: it can only be read");
+            format!("its parts are no multiples of its members' block of {block} bytes: it can only be read");
         return Err(Error::new(ErrorKind::CannotStart, text));
     }
 
