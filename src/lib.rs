@@ -40,3 +40,8 @@ pub mod manual;
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "std")]
 pub use lu::Lu;
+
+/// The examples of the README, kept compiling and running.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

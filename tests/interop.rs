@@ -4,11 +4,15 @@
 #[path = "common/uml.rs"]
 mod uml;
 
+#[path = "common/pattern.rs"]
+mod pattern;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use pattern::pattern;
 use uml::Guest;
 use uraid::Lu;
 use uraid::disk::DiskId;
@@ -18,20 +22,6 @@ use uraid::lu::{Access, Create, State, inspect};
 use uraid::units::Level;
 
 const MIB: u64 = 1 << 20;
-
-/// Deterministic bytes that differ from sector to sector.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).collect();
-    bytes.truncate(len);
-    bytes
-}
 
 fn read_all(lu: &Lu) -> Vec<u8> {
     let mut bytes = vec![0; lu.size() as usize];

@@ -4,23 +4,16 @@
 #[path = "common/loopdev.rs"]
 mod loopdev;
 
+#[path = "common/pattern.rs"]
+mod pattern;
+
 use std::path::{Path, PathBuf};
 
 use loopdev::LoopDevice;
+use pattern::pattern;
 use uraid::lu::{Access, State};
 use uraid::units::Level;
 use uraid::{ErrorKind, Lu};
-
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
-}
 
 fn devices(folder: &Path, count: usize, block: u32) -> (Vec<PathBuf>, Vec<LoopDevice>) {
     let files: Vec<_> = (0..count).map(|i| folder.join(format!("disk{i}"))).collect();

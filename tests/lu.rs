@@ -3,12 +3,16 @@
 
 mod common;
 
+#[path = "common/pattern.rs"]
+mod pattern;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{GoldenCase, cases, expected};
+use pattern::pattern;
 use uraid::disk::DiskId;
 use uraid::disk::faulty::Faulty;
 use uraid::lu::{Access, IoMode, State, Status, WorkKind};
@@ -29,18 +33,6 @@ fn read_all(lu: &Lu) -> Vec<u8> {
     let mut bytes = vec![0; lu.size() as usize];
     lu.read_at(&mut bytes, 0).unwrap();
     bytes
-}
-
-/// Deterministic bytes that differ from block to block.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 fn waits_for_the_kernel(case: &GoldenCase) -> bool {

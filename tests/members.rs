@@ -1,9 +1,13 @@
 //! Disks come and go: failure, spares, rebuild, adding and removing, interrupted and resumed.
 
+#[path = "common/pattern.rs"]
+mod pattern;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use pattern::pattern;
 use uraid::disk::faulty::{Effect, Fault, Faults, Faulty};
 use uraid::disk::{DiskId, OpKind};
 use uraid::lu::{Access, MemberState, State, WorkKind};
@@ -11,18 +15,6 @@ use uraid::units::{DiskLba, Level};
 use uraid::{ErrorKind, Lu};
 
 const DISK: u64 = 24 << 20;
-
-/// Deterministic bytes that differ from sector to sector.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
-}
 
 fn read_all(lu: &Lu) -> Vec<u8> {
     let mut bytes = vec![0; lu.size() as usize];

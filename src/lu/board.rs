@@ -257,6 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "a list of ranges is meant")]
     fn ranges_stay_in_order_and_apart() {
         let mut ranges = Vec::new();
         for (new, all) in [

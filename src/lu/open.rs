@@ -428,7 +428,8 @@ pub(super) fn start(
     let whole = |sectors: Sectors| sectors.bytes().is_multiple_of(u64::from(block));
     let geometry = &joined.geometry;
     let runs = (0..geometry.slots()).map(|slot| geometry.member_used(Slot(slot)));
-    if !read_only && !(whole(geometry.size()) && whole(geometry.unit()) && runs.into_iter().all(whole)) {
+    let in_blocks = whole(geometry.size()) && whole(geometry.unit()) && runs.into_iter().all(whole);
+    if !read_only && !in_blocks {
         let text =
             format!("its parts are no multiples of its members' block of {block} bytes: it can only be read");
         return Err(Error::new(ErrorKind::CannotStart, text));
