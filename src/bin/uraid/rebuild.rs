@@ -73,7 +73,7 @@ impl Rebuild {
 /// Waits for all work and stops clean.
 fn to_the_end(lu: Lu, before: Status, console: &Console, interrupt: &Interrupt) -> Outcome<Run> {
     let start = Instant::now();
-    let worked = work::wait(&lu, console, interrupt);
+    let worked = work::wait(&lu, before.work, console, interrupt);
     let elapsed = start.elapsed();
     let held = lu.status();
     let stopped = lu.stop().map_err(Failure::from);

@@ -11,7 +11,7 @@ use crate::failure::Outcome;
 use crate::interrupt::Interrupt;
 use crate::size;
 
-/// A stretch of work of one kind, from where it was first seen.
+/// A stretch of work of one kind.
 struct Stretch {
     kind: WorkKind,
     from: u64,
@@ -22,12 +22,14 @@ struct Stretch {
 }
 
 /// Waits until no resync or rebuild is under way or about to begin. A signal pauses the work at a checkpoint:
-/// [`Lu::status`] then still has some. Gives back how many bytes of members were filled or made to agree.
+/// [`Lu::status`] then still has some. Gives back how many bytes of members were filled or made to agree,
+/// since `pending`, which is what waited before the LU was opened: its keeper does not wait for us.
 ///
 /// # Errors
 /// I/O if the LU can no longer record its state.
-pub(crate) fn wait(lu: &Lu, console: &Console, interrupt: &Interrupt) -> Outcome<u64> {
+pub(crate) fn wait(lu: &Lu, pending: Option<Work>, console: &Console, interrupt: &Interrupt) -> Outcome<u64> {
     let mut bytes = 0;
+    let mut pending = pending;
     let mut under_way: Option<Stretch> = None;
     let waited = lu.wait_for_work(&mut |work| {
         let goes_on = |stretch: &Stretch| stretch.kind == work.kind && stretch.now <= work.done_bytes;
@@ -35,7 +37,7 @@ pub(crate) fn wait(lu: &Lu, console: &Console, interrupt: &Interrupt) -> Outcome
             // A new one begins where the one before has ended.
             bytes += under_way.take().map_or(0, Stretch::ended);
         }
-        under_way.get_or_insert_with(|| Stretch::begin(work, console)).go_on(work);
+        under_way.get_or_insert_with(|| Stretch::begin(work, pending.take(), console)).go_on(work);
         interrupt.caught().is_none()
     });
     if let Some(stretch) = under_way {
@@ -47,8 +49,11 @@ pub(crate) fn wait(lu: &Lu, console: &Console, interrupt: &Interrupt) -> Outcome
 }
 
 impl Stretch {
-    fn begin(work: Work, console: &Console) -> Stretch {
-        let Work { kind, done_bytes: from, total_bytes: total, .. } = work;
+    /// What did not wait already has begun at the start.
+    fn begin(work: Work, pending: Option<Work>, console: &Console) -> Stretch {
+        let Work { kind, total_bytes: total, .. } = work;
+        let goes_on = |pending: &Work| pending.kind == kind && pending.done_bytes <= work.done_bytes;
+        let from = pending.filter(goes_on).map_or(0, |pending| pending.done_bytes);
         let bar = console.work_bar(&kind.to_string(), total);
         Stretch { kind, from, now: from, total, since: Instant::now(), bar }
     }
