@@ -389,7 +389,9 @@ impl Create {
                 set_uuid: draft.set,
                 name: Name::new(&self.name)
                     .ok_or_else(|| Error::new(ErrorKind::Usage, "the name is longer than 32 bytes"))?,
-                ctime: now,
+                // Whole seconds, as mdadm writes it: the kernel compares the time of creation with one cut to
+                // 32 bits, and with microseconds above it refuses most of `mdadm --grow` for ever.
+                ctime: Time { micros: 0, ..now },
                 level: self.level.md_number(),
                 layout: layout.md_number(),
                 size: component,
