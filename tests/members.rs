@@ -253,3 +253,27 @@ fn an_unreadable_sector_during_a_rebuild_costs_that_block_only() {
     let bad = uraid::lu::inspect(&paths[3]).unwrap().bad_blocks;
     assert_eq!(bad.len(), 1, "the rebuilt member has it on its list: {bad:?}");
 }
+
+/// Nobody but the keeper saw the flush fail, and the member cannot be spared: it is told all the same, and no superblock
+/// ever says "clean" over what may be lost.
+#[test]
+fn a_flush_that_the_keeper_lost_is_told_and_leaves_the_lu_dirty() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lu, paths, faults) = make(dir.path(), Level::Raid5, 3, 0);
+    lu.fail(&paths[2]).unwrap();
+    faults.add(Fault::new(Effect::Fail(5)).on(DiskId(0)).only(OpKind::Flush).once());
+    lu.write_at(&pattern(100_000, 6), 0).unwrap();
+    until(&lu, |_| faults.struck() > 0);
+    // Time for a second attempt, which would succeed and must not be made.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    assert_eq!(lu.flush().unwrap_err().kind(), ErrorKind::Io);
+    // Superblocks written for another reason must not say it either.
+    let more = dir.path().join("more");
+    std::fs::File::create(&more).unwrap().set_len(DISK).unwrap();
+    lu.add(&more, false).unwrap();
+    assert_eq!(lu.stop().unwrap_err().kind(), ErrorKind::Io);
+    for path in &paths[..2] {
+        assert!(!uraid::lu::inspect(path).unwrap().superblock.is_clean(), "{} says clean", path.display());
+    }
+    assert_eq!(open(&paths, Access::Read).err().unwrap().kind(), ErrorKind::CannotStart);
+}

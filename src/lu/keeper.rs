@@ -88,6 +88,8 @@ enum Phase {
 struct Round {
     cause: Cause,
     phase: Phase,
+    /// When it began: its superblocks' update time.
+    wall: Time,
     left: usize,
     written: usize,
     refused: Vec<DiskId>,
@@ -274,12 +276,8 @@ impl Keeper {
         // A round that was to write "clean" may have ended otherwise, for a member that failed in it.
         let in_sync = Sectors(self.view.synced_below);
         let left_dirty = self.members.resync_offset().is_some_and(|offset| offset != in_sync);
-        if left_dirty
-            && (quiet || self.stop)
-            && self.walk.is_none()
-            && !shared.is_dirty()
-            && !shared.is_broken()
-        {
+        let may = !shared.is_dirty() && !shared.is_broken() && !shared.flush_lost();
+        if left_dirty && may && (quiet || self.stop) && self.walk.is_none() {
             return self.begin(Cause::Clean, now, Vec::new());
         }
         if let Some(walk) = &self.walk {
@@ -413,30 +411,33 @@ impl Keeper {
         }
     }
 
-    fn begin(&mut self, cause: Cause, now: Now, waiting: Vec<mpsc::Sender<Result<()>>>) {
-        let in_sync = Sectors(self.view.synced_below);
+    /// What the superblocks of a round say of redundancy and rebuilds. Decided when its flush has succeeded: nothing may be
+    /// called in sync or rebuilt on disk that is not stable there.
+    fn state_sync(&mut self, cause: Cause) {
+        let flushed = matches!(cause, Cause::Clean | Cause::Checkpoint);
         match cause {
             Cause::Dirty => self.members.set_resync_offset(Sectors(0)),
-            Cause::Clean => self.members.set_resync_offset(in_sync),
             // A dirty LU stays so; its resync starts from the beginning after a crash.
-            Cause::Checkpoint if !self.board.shared.is_dirty() => self.members.set_resync_offset(in_sync),
-            Cause::Failure | Cause::Confirm | Cause::Checkpoint | Cause::Membership => {}
-        }
-        // Only what is flushed in this round may be called rebuilt on disk.
-        if matches!(cause, Cause::Clean | Cause::Checkpoint) {
-            for (slot, member) in self.view.members.iter().enumerate() {
-                let watermark = match member.presence {
-                    Presence::Below(watermark) => Some(watermark),
-                    Presence::Present => None,
-                    Presence::Missing => continue,
-                };
-                self.members.set_watermark(Slot(slot as u16), watermark);
+            _ if flushed && !self.board.shared.is_dirty() => {
+                self.members.set_resync_offset(Sectors(self.view.synced_below));
             }
+            _ => {}
         }
-        self.members.stamp(now.wall);
+        for (slot, member) in self.view.members.iter().enumerate().filter(|_| flushed) {
+            let watermark = match member.presence {
+                Presence::Below(watermark) => Some(watermark),
+                Presence::Present => None,
+                Presence::Missing => continue,
+            };
+            self.members.set_watermark(Slot(slot as u16), watermark);
+        }
+    }
+
+    fn begin(&mut self, cause: Cause, now: Now, waiting: Vec<mpsc::Sender<Result<()>>>) {
         let phase =
             if matches!(cause, Cause::Clean | Cause::Checkpoint) { Phase::Flush } else { Phase::Lists };
-        let mut round = Round { cause, phase, left: 0, written: 0, refused: Vec::new(), waiting };
+        let mut round =
+            Round { cause, phase, wall: now.wall, left: 0, written: 0, refused: Vec::new(), waiting };
         self.submit_phase(&mut round);
         self.round = Some(round);
     }
@@ -444,6 +445,10 @@ impl Keeper {
     /// Submits the operations of the round's phase, going on to the next where there are none.
     fn submit_phase(&mut self, round: &mut Round) {
         loop {
+            if round.phase == Phase::Superblocks {
+                self.state_sync(round.cause);
+                self.members.stamp(round.wall);
+            }
             for index in 0..self.members.list.len() {
                 if self.submit_to(index, round) {
                     round.left += 1;
@@ -701,8 +706,7 @@ impl Keeper {
             let block = self.board.block / SECTOR as u32;
             let rows = filling.rows;
             if rows.len() > block {
-                let middle = rows.start + (rows.len() / 2).next_multiple_of(block).min(rows.len() - 1);
-                let middle = middle.min(rows.end).max(rows.start + block);
+                let middle = rows.start + (rows.len() / 2).next_multiple_of(block);
                 self.retry.push(Filling { rows: Rows::new(rows.start, middle), ..filling });
                 self.retry.push(Filling { rows: Rows::new(middle, rows.end), ..filling });
                 return;
@@ -776,7 +780,7 @@ impl Keeper {
         }
     }
 
-    /// Takes over how far the walk is into the view and the superblocks.
+    /// Takes over how far the walk is into the view.
     fn advance_watermark(&mut self) {
         let Some(walk) = &self.walk else { return };
         let (watermark, finished) = (walk.watermark(), walk.is_finished());
