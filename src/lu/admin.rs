@@ -97,9 +97,7 @@ impl Lu {
         }
         // Nobody keeps it open from now on: it may be pulled, or used for something else.
         self.board.each_cell(|cell| cell.detach(row.disk));
-        if let Some(files) = &self.files {
-            files.remove(row.disk);
-        }
+        self.files.remove(row.disk);
         Ok(())
     }
 
@@ -114,13 +112,11 @@ impl Lu {
         self.writable()?;
         let path = disk.as_ref();
         let usage = |text: String| Err(Error::new(ErrorKind::Usage, text));
-        let Some(files) = &self.files else {
-            return usage("this LU's disks are not files or devices".into());
-        };
+        let files = &self.files;
         if !self.board.geometry.is_redundant() {
             return usage(format!("{} has no use for another disk", self.board.geometry.level()));
         }
-        let (model, model_bytes_at) = self.model()?;
+        let (model, model_disk) = self.model()?;
         let known = self.row(path).ok();
         let id = match known {
             Some(Row { fate: Fate::Aside(..), disk, .. }) => {
@@ -146,7 +142,7 @@ impl Lu {
         };
         let info = self.board.backend.info(id);
         self.check_fit(&info.name, info.size, info.block, &model)?;
-        let member = self.prepare(id, &model, model_bytes_at)?;
+        let member = self.prepare(id, &model, model_disk)?;
         self.change(What::Join(Box::new(member)))
     }
 
@@ -228,9 +224,6 @@ impl Lu {
             .with(Features::REPLACEMENT)
             .with(Features::RECOVERY_BITMAP);
         superblock.features = superblock.features.without(temporary);
-        if let Some(role) = superblock.roles.get_mut(dev_number as usize) {
-            *role = Role::Spare.raw();
-        }
         let io = Blocking::new(&*self.board.backend)?;
         // A superblock left at another place could be taken for the member's own later.
         wipe_superblocks(&io, id, superblock.minor, size)?;
@@ -294,7 +287,7 @@ impl Lu {
         }
         let wanted = FileDisk::open(path, Claim::Look)?.identity();
         let same = |row: &&Row| {
-            let disk = self.files.as_ref().and_then(|files| files.disk(row.disk));
+            let disk = self.files.disk(row.disk);
             disk.is_some_and(|disk| disk.identity() == wanted)
         };
         rows.iter().find(same).cloned().ok_or_else(|| {

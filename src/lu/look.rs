@@ -1,9 +1,8 @@
 //! Looking at disks: one superblock in full, or all LUs among many disks. Nothing is claimed, nothing changes.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::disk::{Access as Claim, Backend, Blocking, FileBackend, FileDisk, IoMode};
+use crate::disk::{Access as Claim, Backend, Blocking, FileBackend, FileDisk, Identity, IoMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::superblock::{Found, Superblock, Uuid};
 use crate::format::{bitmap, ppl};
@@ -11,7 +10,7 @@ use crate::geometry::{Geometry, Shape};
 use crate::units::{DiskLba, Level, Sectors};
 
 use super::Lu;
-use super::open::{read_bad_blocks, read_found, read_superblock};
+use super::open::{distinct, read_bad_blocks, read_found, read_superblock};
 use super::status::Status;
 
 /// Everything one member says of itself and of its LU.
@@ -126,7 +125,7 @@ fn array_bytes(found: &Found) -> Option<u64> {
 /// # Errors
 /// [`ErrorKind::NotFound`] for a path that is not there.
 pub fn scan<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Status>> {
-    let mut disks: Vec<(Uuid, Arc<FileDisk>)> = Vec::new();
+    let mut disks: Vec<(Uuid, Identity, PathBuf)> = Vec::new();
     for path in paths {
         for file in files(path.as_ref())? {
             let named = file == path.as_ref();
@@ -135,22 +134,17 @@ pub fn scan<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Status>> {
                 Err(error) if named => return Err(error),
                 Err(_) => continue,
             };
-            let seen = disks.iter().any(|(_, other)| other.identity() == disk.identity());
-            if let (false, Ok(found)) = (seen, read_superblock(&disk)) {
-                disks.push((found.superblock.set_uuid, Arc::new(disk)));
+            let identity = disk.identity();
+            let seen = disks.iter().any(|(_, other, _)| *other == identity);
+            if !seen && let Ok(found) = read_superblock(disk) {
+                disks.push((found.superblock.set_uuid, identity, file));
             }
         }
     }
-    let mut sets: Vec<Uuid> = Vec::new();
-    for (set, _) in &disks {
-        if !sets.contains(set) {
-            sets.push(*set);
-        }
-    }
     let mut all = Vec::new();
-    for set in sets {
-        let members = disks.iter().filter(|(of, _)| *of == set);
-        let assemble = members.fold(Lu::assemble(), |assemble, (_, disk)| assemble.disk(disk.path()));
+    for set in distinct(disks.iter().map(|(set, ..)| *set)) {
+        let members = disks.iter().filter(|(of, ..)| *of == set);
+        let assemble = members.fold(Lu::assemble(), |assemble, (_, _, path)| assemble.disk(path));
         all.push(assemble.look()?);
     }
     Ok(all)

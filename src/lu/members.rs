@@ -2,9 +2,9 @@
 //!
 //! All members that are not faulty carry the same table of roles and the same event count. One *round* writes them all;
 //! nothing counts as recorded before a round has ended. Two rules of md's are kept here: the event count rises by one
-//! with every round and by two when a member fails, so that the failed member is certainly stale even for a kernel that
-//! tolerates a lag of one; and the microseconds of the update time are never zero, which no kernel writes, so that
-//! it can be told later whether somebody else has written.
+//! with every round (a failure takes two, so that the failed member is certainly stale even for a kernel that tolerates a
+//! lag of one); and the microseconds of the update time are never zero, which no kernel writes, so that it can be told
+//! later whether somebody else has written.
 
 use crate::disk::DiskId;
 use crate::format::badblocks::BadBlocks;
@@ -69,6 +69,13 @@ impl Member {
         }
     }
 
+    /// Takes over what `facts` says about the LU as a whole.
+    fn take_facts(&mut self, facts: &Superblock) {
+        let sb = &mut self.superblock;
+        (sb.events, sb.resync_offset, sb.size) = (facts.events, facts.resync_offset, facts.size);
+        sb.roles.clone_from(&facts.roles);
+    }
+
     /// Where its superblock goes.
     pub(super) fn at(&self) -> DiskLba {
         self.superblock.super_offset
@@ -103,9 +110,7 @@ impl Members {
         let events = facts.as_ref().map_or(0, |facts| facts.events);
         if let Some(facts) = facts {
             for member in &mut list {
-                let sb = &mut member.superblock;
-                (sb.events, sb.resync_offset, sb.size) = (facts.events, facts.resync_offset, facts.size);
-                sb.roles.clone_from(&facts.roles);
+                member.take_facts(&facts);
             }
         }
         let mut members = Members { list, events, changed: false };
@@ -127,7 +132,13 @@ impl Members {
 
     /// Does the table of roles say that somebody fills `slot`?
     pub(super) fn counts_on(&self, slot: Slot) -> bool {
-        self.list.first().is_some_and(|member| member.superblock.roles.contains(&slot.0))
+        !self.numbers_of(slot).is_empty()
+    }
+
+    /// The numbers to which the table of roles gives `slot`.
+    fn numbers_of(&self, slot: Slot) -> Vec<u32> {
+        let roles = self.list.first().map_or(&[][..], |member| &member.superblock.roles);
+        (0u32..).zip(roles).filter(|&(_, &role)| role == slot.0).map(|(number, _)| number).collect()
     }
 
     pub(super) fn set_resync_offset(&mut self, offset: Sectors) {
@@ -162,13 +173,10 @@ impl Members {
     /// A slot whose disk is not there any more: whoever had it is faulty from now on. Its own superblock is not touched,
     /// and that is how it is recognised as stale later.
     pub(super) fn fail_slot(&mut self, slot: Slot) {
-        let holders: Vec<u32> = self.list.first().map_or(Vec::new(), |member| {
-            let roles = member.superblock.roles.iter().enumerate();
-            roles.filter(|&(_, &role)| role == slot.0).map(|(i, _)| i as u32).collect()
-        });
+        let holders = self.numbers_of(slot);
         self.list.retain(|member| member.slot() != Some(slot));
-        for dev_number in holders {
-            self.set_role(dev_number, Role::Faulty);
+        for number in holders {
+            self.set_role(number, Role::Faulty);
         }
         self.changed = true;
     }
@@ -184,9 +192,7 @@ impl Members {
     pub(super) fn join(&mut self, mut member: Member) {
         let number = member.superblock.dev_number;
         if let Some(other) = self.list.first() {
-            let (sb, facts) = (&mut member.superblock, &other.superblock);
-            (sb.events, sb.resync_offset, sb.size) = (facts.events, facts.resync_offset, facts.size);
-            sb.roles.clone_from(&facts.roles);
+            member.take_facts(&other.superblock);
         }
         self.list.push(member);
         self.set_role(number, Role::Spare);
@@ -201,10 +207,7 @@ impl Members {
             .find(|m| m.superblock.my_role() == Role::Spare && m.superblock.data_size >= need)?;
         let (disk, number) = (spare.disk, spare.superblock.dev_number);
         // Whoever had the slot before has it no more, also where it was never recorded as faulty.
-        let former: Vec<u32> = {
-            let roles = spare.superblock.roles.iter().enumerate();
-            roles.filter(|&(_, &role)| role == slot.0).map(|(i, _)| i as u32).collect()
-        };
+        let former = self.numbers_of(slot);
         for number in former {
             self.set_role(number, Role::Faulty);
         }

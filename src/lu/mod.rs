@@ -67,8 +67,8 @@ pub struct Lu {
     board: Arc<Board>,
     describe: Describe,
     keeper: Mutex<Option<JoinHandle<()>>>,
-    /// Where disks are added; `None` if the LU's disks are of another kind.
-    files: Option<Arc<FileBackend>>,
+    /// The disks below any wrapper: where they are added and let go.
+    files: Arc<FileBackend>,
 }
 
 /// Which part of a call is done block by block, and which bytes of the blocks at its ends are not the caller's.

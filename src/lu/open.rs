@@ -134,7 +134,7 @@ impl Assemble {
     /// # Errors
     /// [`ErrorKind::NotFound`] if a disk is not there, [`ErrorKind::CannotStart`] or [`ErrorKind::Format`] if nothing can be said at all.
     pub fn look(&self) -> Result<Status> {
-        let offered = self.offer(Claim::Look)?;
+        let mut offered = self.offer(Claim::Look)?;
         let joined = offered.join(self)?;
         Ok(Describe::new(&joined, &offered.backend, None).at_rest(&joined))
     }
@@ -151,7 +151,7 @@ impl Assemble {
             Access::Read => Claim::Shared,
             Access::Write => Claim::Exclusive,
         };
-        let offered = self.offer(claim)?;
+        let mut offered = self.offer(claim)?;
         let mut joined = offered.join(&self)?;
         if let Some(refusal) = joined.refusal.take() {
             return Err(refusal.at(format!("LU {}", super::assemble::short_name(joined.facts()))));
@@ -218,7 +218,8 @@ struct Offered {
 }
 
 impl Offered {
-    fn join(&self, how: &Assemble) -> Result<Joined> {
+    /// Joins the candidates; they are the verdict's from then on.
+    fn join(&mut self, how: &Assemble) -> Result<Joined> {
         let mut allow = Allow { stale: Vec::new(), dirty: how.allow_dirty };
         for path in &how.allow_stale {
             let wanted = FileDisk::open(path, Claim::Look)?;
@@ -232,7 +233,7 @@ impl Offered {
                 }
             }
         }
-        let sets: Vec<Uuid> = sets(&self.candidates);
+        let sets = distinct(self.candidates.iter().filter_map(set_of));
         if self.exactly && sets.len() > 1 {
             let of = |set: Uuid| {
                 let mut names =
@@ -259,31 +260,23 @@ impl Offered {
                 _ => Error::new(ErrorKind::NotFound, "no disk offered"),
             });
         };
-        join(self.candidates.iter().map(copy).collect(), set, &allow)
+        join(std::mem::take(&mut self.candidates), set, &allow)
     }
-}
-
-/// Errors are not `Clone`; their sentence and kind are what matters here.
-fn copy(candidate: &Candidate) -> Candidate {
-    let found = match &candidate.found {
-        Ok(found) => Ok(found.clone()),
-        Err(error) => Err(Error::new(error.kind(), error.to_string())),
-    };
-    Candidate { disk: candidate.disk, name: candidate.name.clone(), found, bad: candidate.bad.clone() }
 }
 
 fn set_of(candidate: &Candidate) -> Option<Uuid> {
     candidate.found.as_ref().ok().map(|found| found.superblock.set_uuid)
 }
 
-fn sets(candidates: &[Candidate]) -> Vec<Uuid> {
-    let mut sets = Vec::new();
-    for set in candidates.iter().filter_map(set_of) {
-        if !sets.contains(&set) {
-            sets.push(set);
+/// Each identity once, in the order of their first appearance.
+pub(super) fn distinct(all: impl Iterator<Item = Uuid>) -> Vec<Uuid> {
+    let mut seen = Vec::new();
+    for uuid in all {
+        if !seen.contains(&uuid) {
+            seen.push(uuid);
         }
     }
-    sets
+    seen
 }
 
 /// The member itself, first, and the files of its folder that belong to the same LU.
@@ -293,7 +286,8 @@ fn beside(member: &Path) -> Result<Vec<PathBuf>> {
     if own.info().kind != DiskKind::File {
         return Ok(paths);
     }
-    let Ok(set) = read_superblock(&own).map(|found| found.superblock.set_uuid) else { return Ok(paths) };
+    let own_identity = own.identity();
+    let Ok(set) = read_superblock(own).map(|found| found.superblock.set_uuid) else { return Ok(paths) };
     let folder = match member.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -308,8 +302,9 @@ fn beside(member: &Path) -> Result<Vec<PathBuf>> {
             continue;
         }
         let Ok(disk) = FileDisk::open(&path, Claim::Look) else { continue };
-        let same_set = read_superblock(&disk).is_ok_and(|found| found.superblock.set_uuid == set);
-        if same_set && disk.identity() != own.identity() {
+        let identity = disk.identity();
+        let same_set = read_superblock(disk).is_ok_and(|found| found.superblock.set_uuid == set);
+        if same_set && identity != own_identity {
             // Keep the way of speaking of the path we were given: "d0.img" finds "d1.img", not "./d1.img".
             let name = path.file_name().map(PathBuf::from).unwrap_or(path.clone());
             found.push(if member.parent().is_some_and(|p| !p.as_os_str().is_empty()) { path } else { name });
@@ -321,12 +316,12 @@ fn beside(member: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Reads the superblock of one disk that is not part of a backend yet.
-pub(super) fn read_superblock(disk: &FileDisk) -> Result<Found> {
+pub(super) fn read_superblock(disk: FileDisk) -> Result<Found> {
+    let size = disk.size();
     let backend = FileBackend::new(IoMode::Plain);
-    let path = disk.path().to_owned();
-    let id = backend.add(FileDisk::open(&path, Claim::Look)?)?;
+    let id = backend.add(disk)?;
     let io = Blocking::new(&backend as &dyn Backend)?;
-    read_found(&io, id, disk.size())
+    read_found(&io, id, size)
 }
 
 pub(super) fn read_found(io: &Blocking<&dyn Backend>, id: DiskId, size: Sectors) -> Result<Found> {
@@ -476,12 +471,6 @@ pub(super) fn start(
             keeper = Some(thread);
         }
     }
-    let lu = Lu {
-        pool: Pool::new(board.clone()),
-        board,
-        describe,
-        keeper: Mutex::new(keeper),
-        files: Some(files),
-    };
+    let lu = Lu { pool: Pool::new(board.clone()), board, describe, keeper: Mutex::new(keeper), files };
     Ok(lu)
 }
