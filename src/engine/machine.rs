@@ -140,7 +140,7 @@ impl Op {
             plan: Plan::with_room_for_pieces(cells, MAX_PIECES),
             faults: Vec::with_capacity(4),
             fault_seen: false,
-            holders: Vec::with_capacity((2 * MAX_PIECES + 2 + 2 * cells).max(slots)),
+            holders: Vec::with_capacity((2 * MAX_PIECES + 2 + 2 * cells).max(2 * slots)),
             failed: Vec::with_capacity(4),
             mask: 0,
             locked: false,
@@ -246,7 +246,8 @@ impl Engine {
         let slots = usize::from(geometry.slots());
         let request = Active { cookie: 0, request: Request::Flush, cut: 0, left: 0, trouble: None };
         Engine {
-            busy: alloc::vec![0; usize::from(geometry.slots())],
+            // Replacements have numbers of their own.
+            busy: alloc::vec![0; 2 * usize::from(geometry.slots())],
             geometry,
             shared,
             queue,
@@ -691,10 +692,14 @@ impl Engine {
             let op = &mut self.ops[index as usize];
             // Somebody else in the slot, or nobody: the failure of the one before is on record.
             op.failed.retain(|&(slot, holder)| {
-                self.view.members[slot.index()].presence != Presence::Missing && port.holder(slot) == holder
+                self.view.device(slot).is_some_and(|member| member.presence != Presence::Missing)
+                    && port.holder(slot) == holder
             });
-            let beyond =
-                |failure: &&(Slot, Holder)| broken || !self.geometry.tolerates(&incomplete.with(failure.0));
+            // Without a disk that only replaces another nothing is lost.
+            let loses = |slot: Slot| {
+                slot.0 < self.geometry.slots() && !self.geometry.tolerates(&incomplete.with(slot))
+            };
+            let beyond = |failure: &&(Slot, Holder)| broken || loses(failure.0);
             if let Some(&(slot, _)) = op.failed.iter().find(beyond) {
                 op.trouble.get_or_insert(Trouble::Member(slot));
                 if op.kind == Kind::Flush {
@@ -718,7 +723,7 @@ impl Engine {
         let op = &mut self.ops[index];
         op.state = State::Scatter;
         let tag = tag(index, op.life);
-        for (slot, member) in self.view.members.iter().enumerate() {
+        for (slot, member) in self.view.devices().enumerate() {
             let mut holder = Holder(u32::MAX);
             if member.presence != Presence::Missing {
                 op.left += 1;

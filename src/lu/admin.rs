@@ -1,4 +1,4 @@
-//! Changing who is a member: fail, remove, add. The keeper carries changes out; here they are checked and prepared.
+//! Changing who is a member: fail, remove, add, replace. The keeper carries changes out; here they are checked and prepared.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -31,14 +31,16 @@ impl Lu {
     /// [`ErrorKind::NotFound`] if the disk fills no slot, [`ErrorKind::Refused`] if data would become unavailable.
     pub fn fail(&self, disk: impl AsRef<Path>) -> Result<()> {
         let row = self.row(disk.as_ref())?;
-        let Fate::Active(slot) = row.fate else {
-            let text = format!("{} fills no slot; there is nothing to fail", row.name);
-            return Err(Error::new(ErrorKind::NotFound, text));
-        };
-        self.fail_slot(slot, &row)
+        match row.fate {
+            Fate::Active(slot) | Fate::Replacement(slot) => self.fail_row(slot, &row),
+            _ => {
+                let text = format!("{} fills no slot; there is nothing to fail", row.name);
+                Err(Error::new(ErrorKind::NotFound, text))
+            }
+        }
     }
 
-    fn fail_slot(&self, slot: Slot, row: &Row) -> Result<()> {
+    fn fail_row(&self, slot: Slot, row: &Row) -> Result<()> {
         let name = &row.name;
         self.writable()?;
         let mut told = false;
@@ -46,18 +48,22 @@ impl Lu {
         while Instant::now() < patience {
             let health = self.board.health();
             // The wiring is changed only once the survivors have it on record.
-            if health.wires[slot.index()].is_none_or(|wire| wire.disk != row.disk) {
+            if health.wires.iter().flatten().all(|wire| wire.disk != row.disk) {
                 return Ok(());
             }
             if self.board.shared.is_broken() {
                 return Err(Error::new(ErrorKind::Io, "the failure cannot be recorded on the other members"));
             }
-            if !self.board.geometry.tolerates(&health.view.incomplete().with(slot)) {
+            let number = match row.fate {
+                Fate::Replacement(slot) => health.view.replacement_number(slot),
+                _ => slot,
+            };
+            if number == slot && !self.board.geometry.tolerates(&health.view.incomplete().with(slot)) {
                 let text = format!("without {name} ({slot}) the data would not be whole; it stays");
                 return Err(Error::new(ErrorKind::Refused, text));
             }
             if !std::mem::replace(&mut told, true) {
-                self.board.tell_keeper(|inbox| inbox.failed.push((slot, row.disk)));
+                self.board.tell_keeper(|inbox| inbox.failed.push((number, row.disk)));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -76,11 +82,7 @@ impl Lu {
         self.writable()?;
         let row = self.row(disk.as_ref())?;
         match row.fate {
-            Fate::Active(slot) => self.fail_slot(slot, &row)?,
-            Fate::Replacement(slot) => {
-                let text = format!("{} is replacing the disk in {slot}", row.name);
-                return Err(Error::new(ErrorKind::Refused, text));
-            }
+            Fate::Active(slot) | Fate::Replacement(slot) => self.fail_row(slot, &row)?,
             Fate::Spare | Fate::Aside(..) => {}
         }
         self.change(What::Forget(row.disk))?;
@@ -144,6 +146,39 @@ impl Lu {
         self.check_fit(&info.name, info.size, info.block, &model)?;
         let member = self.prepare(id, &model, model_disk)?;
         self.change(What::Join(Box::new(member)))
+    }
+
+    /// Replaces a member that works: `new` becomes a copy of it in the background ([`Lu::wait_for_work`]), then takes its
+    /// slot, and `old` is faulty. Until then `old` serves, and redundancy is never less than it was. `new` is a spare, or is
+    /// added as one ([`Lu::add`], which says what `overwrite` is for). Nothing happens if it is under way already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if `old` fills no slot; [`ErrorKind::Refused`] if it is being rebuilt or replaced by another
+    /// disk, or if an empty slot would take `new`; and those of [`Lu::add`].
+    pub fn replace(&self, old: impl AsRef<Path>, new: impl AsRef<Path>, overwrite: bool) -> Result<()> {
+        self.writable()?;
+        let (old, new) = (self.row(old.as_ref())?, new.as_ref());
+        let Fate::Active(slot) = old.fate else {
+            let text = format!("{} fills no slot; there is nothing to replace", old.name);
+            return Err(Error::new(ErrorKind::NotFound, text));
+        };
+        let view = self.board.health().view.clone();
+        if let Some(empty) = view.missing().iter().next() {
+            let text = format!("{empty} is empty and comes first: uraid add a disk for it, then replace");
+            return Err(Error::new(ErrorKind::Refused, text));
+        }
+        if view.replacement(slot).is_some() {
+            let text = format!("{} is being replaced by another disk already", old.name);
+            return match self.row(new) {
+                Ok(row) if row.fate == Fate::Replacement(slot) => Ok(()),
+                _ => Err(Error::new(ErrorKind::Refused, text)),
+            };
+        }
+        if !self.row(new).is_ok_and(|row| row.fate == Fate::Spare) {
+            self.add(new, overwrite)?;
+        }
+        let spare = self.row(new)?.disk;
+        self.change(What::Replace(slot, spare))
     }
 
     /// Refuses to write over what is recognised on `disk`, unless that is this LU's own or `overwrite` says so.

@@ -7,7 +7,8 @@
 //! - A member two or more events behind it is stale: it missed writes. One behind is tolerated (an update was cut short), and
 //!   then the freshest superblock says what its role is.
 //! - A member whose own table calls the freshest one missing or faulty lived on without it: split brain; it is set aside.
-//! - A rebuilding member is good below its recovery offset.
+//! - A rebuilding member is good below its recovery offset. So is a replacement, the second disk of a slot; where the
+//!   slot's own disk is gone it fills the slot.
 //! - Dirty, and a slot missing that can hold data: parity cannot be trusted where it is needed. Refused unless told
 //!   otherwise. Mirrors start.
 //!
@@ -64,6 +65,8 @@ pub(super) struct Joined {
     pub fates: Vec<Fate>,
     /// By slot, the candidate that fills it.
     pub slots: Vec<Option<usize>>,
+    /// By slot, the candidate that is to replace the one that fills it.
+    pub replacements: Vec<Option<usize>>,
     pub freshest: usize,
     pub geometry: Geometry,
     pub view: View,
@@ -85,9 +88,6 @@ impl Joined {
     pub(super) fn warnings(&self) -> Vec<String> {
         let aside = self.candidates.iter().zip(&self.fates).filter_map(|(candidate, fate)| match fate {
             Fate::Aside(state, why) => Some(format!("{} is set aside ({state}): {why}", candidate.name)),
-            Fate::Replacement(slot) => {
-                Some(format!("{} is to replace the disk in {slot}; it is not used yet", candidate.name))
-            }
             _ => None,
         });
         aside.collect()
@@ -156,8 +156,35 @@ pub(super) fn join(candidates: Vec<Candidate>, set: Uuid, allow: &Allow) -> Resu
         }
         fates[index] = Some(fate);
     }
-    let fates: Vec<Fate> = fates.into_iter().map(|fate| fate.expect("all are judged")).collect();
-    finish(candidates, fates, slots, freshest, &facts, allow)
+    let mut fates: Vec<Fate> = fates.into_iter().map(|fate| fate.expect("all are judged")).collect();
+    let replacements = place_replacements(&candidates, &mut fates, &mut slots);
+    finish(candidates, fates, slots, replacements, freshest, &facts, allow)
+}
+
+/// By slot, the candidate that is to replace the slot's disk. Where that disk is gone the replacement fills the slot
+/// itself, good as far as it got.
+fn place_replacements(
+    candidates: &[Candidate],
+    fates: &mut [Fate],
+    slots: &mut [Option<usize>],
+) -> Vec<Option<usize>> {
+    let mut places = vec![None; slots.len()];
+    for (index, fate) in fates.iter_mut().enumerate() {
+        let Fate::Replacement(slot) = *fate else { continue };
+        match (slots.get_mut(slot.index()), places.get_mut(slot.index())) {
+            (Some(own @ None), _) => {
+                *own = Some(index);
+                *fate = Fate::Active(slot);
+            }
+            (_, Some(place @ None)) => *place = Some(index),
+            (_, Some(&mut Some(other))) => {
+                let why = format!("{} is to replace the disk in {slot} already", candidates[other].name);
+                *fate = Fate::Aside(MemberState::Faulty, why);
+            }
+            (_, None) => *fate = Fate::Aside(MemberState::Faulty, format!("{slot} is beyond the LU's slots")),
+        }
+    }
+    places
 }
 
 /// Two disks with one member identity: a copy made below us. Which of them the LU went on with cannot be told if they are
@@ -264,6 +291,7 @@ fn finish(
     candidates: Vec<Candidate>,
     fates: Vec<Fate>,
     slots: Vec<Option<usize>>,
+    replacements: Vec<Option<usize>>,
     freshest: usize,
     facts: &Superblock,
     allow: &Allow,
@@ -280,12 +308,25 @@ fn finish(
         }
     };
     let synced_below = if geometry.is_redundant() { facts.resync_offset.0 } else { u64::MAX };
-    let view = View { epoch: 1, members: slots.iter().map(member).collect(), synced_below };
+    let members = slots.iter().map(member).collect();
+    let any = replacements.iter().any(Option::is_some);
+    let seconds = replacements.iter().filter(|_| any).map(member).collect();
+    let view = View { epoch: 1, members, replacements: seconds, synced_below };
     let counted_on = |slot: &Slot| facts.roles.contains(&slot.0);
     let newly_missing = view.missing().iter().filter(counted_on).collect();
     let dirty = synced_below != u64::MAX;
-    let mut joined =
-        Joined { candidates, fates, slots, freshest, geometry, view, newly_missing, dirty, refusal: None };
+    let mut joined = Joined {
+        candidates,
+        fates,
+        slots,
+        replacements,
+        freshest,
+        geometry,
+        view,
+        newly_missing,
+        dirty,
+        refusal: None,
+    };
     joined.refusal = refusal(&joined, facts, allow);
     Ok(joined)
 }

@@ -20,8 +20,15 @@ use super::status::{Row, Work};
 #[derive(Debug)]
 pub(super) struct Health {
     pub view: Arc<View>,
-    /// By slot.
+    /// By number: the slots', then those of the replacements, if there are any.
     pub wires: Vec<Option<Wire>>,
+}
+
+impl Health {
+    /// The disk that goes by `number` in the view; `None` if nobody does.
+    pub(super) fn wire(&self, number: Slot) -> Option<Wire> {
+        self.wires.get(number.index()).copied().flatten()
+    }
 }
 
 /// The disk behind a slot.
@@ -59,6 +66,8 @@ pub(super) enum What {
     Join(Box<Member>),
     /// A spare or a faulty member is forgotten.
     Forget(DiskId),
+    /// A spare begins to replace the disk in a slot, which serves until it is done.
+    Replace(Slot, DiskId),
 }
 
 pub(super) struct Board {

@@ -11,6 +11,7 @@
 //! | a member failed | its role "faulty", events + 1, on the survivors only; the same once more | the view says "missing"; held replies go out |
 //! | a disk joins or leaves, a spare takes over | the tables, events + 1 | the view; a rebuild begins |
 //! | recovery got on | members flushed; then the watermark, events + 1 | the view moves the watermark |
+//! | a replacement is complete | members flushed; then the old disk "faulty", events + 1; the same once more | the view |
 //! | stop | as "clean" | the end |
 //!
 //! A member that cannot take its superblock fails with it, and the round is repeated for the others. Where nothing can
@@ -32,7 +33,7 @@ use super::assemble::Fate;
 use super::board::{Board, Change, Health, Inbox, What, lock};
 use super::members::Members;
 use super::queue::{Core, OWN};
-use super::status::{MemberState, Row, Work, WorkKind};
+use super::status::{MemberState, Row, Work};
 
 /// No write for this long: the superblocks are made clean again. md's default for its safe mode.
 const IDLE: Duration = Duration::from_millis(200);
@@ -72,7 +73,12 @@ enum Cause {
     /// The second half of a failure: see the module's text.
     Confirm,
     Membership,
-    Checkpoint,
+    /// How far recovery is; with `last`, it ends there.
+    Checkpoint {
+        last: bool,
+    },
+    /// A replacement is complete: it has the slot from now on.
+    Swap(Slot),
 }
 
 /// What of a round is under way.
@@ -116,6 +122,8 @@ pub(super) struct Keeper {
     pages: Vec<(DiskId, RegionId)>,
     round: Option<Round>,
     failed: SlotSet,
+    /// Slots whose replacements failed.
+    failed_replacements: SlotSet,
     /// The table gained a member that was let in: to be recorded before anything is written.
     adopts: bool,
     changes: VecDeque<Change>,
@@ -153,6 +161,7 @@ impl Keeper {
             pages: Vec::new(),
             round: None,
             failed: degraded.iter().copied().collect(),
+            failed_replacements: SlotSet::EMPTY,
             adopts,
             changes: VecDeque::new(),
             dirty_wanted: false,
@@ -192,7 +201,8 @@ impl Keeper {
         }
         // Last of all: a wake that came since the inbox was emptied may have been taken for a completion.
         self.listen();
-        let told = self.dirty_wanted || !self.failed.is_empty() || !self.changes.is_empty();
+        let failed = !self.failed.is_empty() || !self.failed_replacements.is_empty();
+        let told = self.dirty_wanted || failed || !self.changes.is_empty();
         if self.round.is_none() && told {
             return Some(Duration::ZERO);
         }
@@ -229,8 +239,16 @@ impl Keeper {
         for (slot, disk) in failed {
             // A spare may have taken over since: it is not to blame for what happened before.
             if self.members.wire(slot).is_some_and(|wire| wire.disk == disk) {
-                self.failed.insert(slot);
+                self.note_failed(slot);
             }
+        }
+    }
+
+    /// The disk that goes by `number` failed.
+    fn note_failed(&mut self, number: Slot) {
+        match number.0.checked_sub(self.board.geometry.slots()) {
+            Some(slot) => self.failed_replacements.insert(Slot(slot)),
+            None => self.failed.insert(number),
         }
     }
 
@@ -284,9 +302,13 @@ impl Keeper {
             let quiet = walk.is_quiet();
             let resting = (self.stop || self.pause) && quiet;
             let due = self.checkpointed.is_none_or(|last| now.monotonic - last >= CHECKPOINT);
-            if walk.is_finished() || resting || (due && walk.watermark() > 0) {
+            if let (true, Goal::Replace(slot)) = (walk.is_finished(), walk.goal()) {
+                return self.begin(Cause::Swap(slot), now, Vec::new());
+            }
+            let last = walk.is_finished() || resting;
+            if last || (due && walk.watermark() > 0) {
                 self.advance_watermark();
-                return self.begin(Cause::Checkpoint, now, Vec::new());
+                return self.begin(Cause::Checkpoint { last }, now, Vec::new());
             }
         }
         let done = !shared.is_dirty() || shared.flush_lost();
@@ -300,8 +322,8 @@ impl Keeper {
 
     /// Takes members that failed out of the tables. True if there were any.
     fn fail_members(&mut self) -> bool {
+        let mut any = self.fail_replacements();
         let failed = std::mem::take(&mut self.failed);
-        let mut any = false;
         for slot in failed.iter() {
             let member = self.view.members.get(slot.index());
             let gone = member.is_none_or(|member| member.presence == Presence::Missing);
@@ -317,17 +339,92 @@ impl Keeper {
                 self.forget_page(disk);
                 self.set_fate(disk, Fate::Aside(MemberState::Faulty, format!("it failed in {slot}")));
             }
-            self.members.fail_slot(slot);
+            let heir = self.members.fail_slot(slot);
+            let second = self.take_replacement(slot);
             if let Some(member) = self.view.members.get_mut(slot.index()) {
-                member.presence = Presence::Missing;
-                member.bad.clear();
+                // What was copied so far was written with the slot all the time: the rest is rebuilt.
+                *member = second.filter(|_| heir.is_some()).unwrap_or_default();
             }
-            if self.walk.as_ref().is_some_and(|walk| walk.goal() == Goal::Rebuild(slot)) {
+            if let Some(disk) = heir {
+                self.set_fate(disk, Fate::Active(slot));
+            }
+            let concerned = [Goal::Rebuild(slot), Goal::Replace(slot)];
+            if self.walk.as_ref().is_some_and(|walk| concerned.contains(&walk.goal())) {
                 self.end_walk();
             }
             any = true;
         }
         any
+    }
+
+    /// Takes replacements that failed out of the tables; the disks they were to replace go on. True if there were any.
+    fn fail_replacements(&mut self) -> bool {
+        let mut any = false;
+        for slot in std::mem::take(&mut self.failed_replacements).iter() {
+            let Some(member) = self.members.list.iter().find(|member| member.replaces() == Some(slot)) else {
+                continue;
+            };
+            let (disk, name) = (member.disk, member.name.clone());
+            lock(&self.board.notes).push(format!("{name} failed and does not replace the disk in {slot}"));
+            self.forget_page(disk);
+            self.set_fate(disk, Fate::Aside(MemberState::Faulty, format!("it failed replacing {slot}")));
+            self.members.fail_disk(disk);
+            self.take_replacement(slot);
+            if self.walk.as_ref().is_some_and(|walk| walk.goal() == Goal::Replace(slot)) {
+                self.end_walk();
+            }
+            any = true;
+        }
+        any
+    }
+
+    /// Takes a slot's replacement out of the view.
+    fn take_replacement(&mut self, slot: Slot) -> Option<MemberView> {
+        let taken = self.view.replacements.get_mut(slot.index()).map(std::mem::take);
+        if self.view.replacements.iter().all(|member| member.presence == Presence::Missing) {
+            self.view.replacements.clear();
+        }
+        taken
+    }
+
+    /// Lets a spare begin to replace the disk in `slot`.
+    fn start_replacing(&mut self, slot: Slot, disk: DiskId) -> Result<()> {
+        let refused = |text: String| Err(Error::new(ErrorKind::Refused, text));
+        match self.view.members.get(slot.index()).map(|member| member.presence) {
+            Some(Presence::Present) => {}
+            Some(Presence::Below(_)) => return refused(format!("{slot} is still being rebuilt")),
+            _ => {
+                return refused(format!(
+                    "{slot} has no disk to be replaced: a spare takes it over by itself"
+                ));
+            }
+        }
+        if self.view.replacement(slot).is_some() {
+            return refused(format!("the disk in {slot} is being replaced already"));
+        }
+        if !self.members.start_replacing(slot, disk) {
+            return refused(format!("no spare to replace the disk in {slot}, or one that is too small"));
+        }
+        let slots = self.view.members.len();
+        self.view.replacements.resize(slots, MemberView::default());
+        self.view.replacements[slot.index()].presence = Presence::Below(MemberLba(0));
+        self.set_fate(disk, Fate::Replacement(slot));
+        Ok(())
+    }
+
+    /// The replacement of `slot` is complete and flushed: it has the slot, the disk it replaces is faulty.
+    fn swap(&mut self, slot: Slot) {
+        let Some(old) = self.members.list.iter().find(|member| member.slot() == Some(slot)) else { return };
+        let (disk, name) = (old.disk, old.name.clone());
+        let Some(heir) = self.members.fail_slot(slot) else { return };
+        self.members.set_watermark(slot, None);
+        if let Some(second) = self.take_replacement(slot) {
+            self.view.members[slot.index()] = MemberView { presence: Presence::Present, ..second };
+        }
+        self.forget_page(disk);
+        self.set_fate(disk, Fate::Aside(MemberState::Faulty, format!("it was replaced in {slot}")));
+        self.set_fate(heir, Fate::Active(slot));
+        lock(&self.board.notes).push(format!("{name} ({slot}) is replaced and no longer used"));
     }
 
     /// Takes a change of membership into the tables; `None` if it was answered at once.
@@ -365,6 +462,13 @@ impl Keeper {
                 self.core.side.disks.detach(disk);
                 self.members.set_role(number, Role::Spare);
             }
+            What::Replace(slot, disk) => {
+                if let Err(refusal) = self.start_replacing(slot, disk) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = change.done.send(Err(refusal));
+                    return None;
+                }
+            }
         }
         Some(change.done)
     }
@@ -383,6 +487,11 @@ impl Keeper {
             *member = MemberView { presence: Presence::Below(MemberLba(0)), ..MemberView::default() };
         }
         self.set_fate(disk, Fate::Active(slot));
+        if self.walk.as_ref().is_some_and(|walk| matches!(walk.goal(), Goal::Replace(_))) {
+            // Redundancy comes first; the copy goes on from its watermark afterwards.
+            self.advance_watermark();
+            self.end_walk();
+        }
         let name =
             self.members.list.iter().find(|member| member.disk == disk).map(|member| member.name.clone());
         lock(&self.board.notes).push(format!("spare {} takes over {slot}", name.unwrap_or_default()));
@@ -414,16 +523,17 @@ impl Keeper {
     /// What the superblocks of a round say of redundancy and rebuilds. Decided when its flush has succeeded: nothing may be
     /// called in sync or rebuilt on disk that is not stable there.
     fn state_sync(&mut self, cause: Cause) {
-        let flushed = matches!(cause, Cause::Clean | Cause::Checkpoint);
+        let flushed = flushes(cause);
         match cause {
+            Cause::Swap(slot) => self.swap(slot),
             Cause::Dirty => self.members.set_resync_offset(Sectors(0)),
-            // A dirty LU stays so; its resync starts from the beginning after a crash.
-            _ if flushed && !self.board.shared.is_dirty() => {
-                self.members.set_resync_offset(Sectors(self.view.synced_below));
-            }
             _ => {}
         }
-        for (slot, member) in self.view.members.iter().enumerate().filter(|_| flushed) {
+        // A dirty LU stays so; its resync starts from the beginning after a crash.
+        if flushed && !self.board.shared.is_dirty() {
+            self.members.set_resync_offset(Sectors(self.view.synced_below));
+        }
+        for (slot, member) in self.view.devices().enumerate().filter(|_| flushed) {
             let watermark = match member.presence {
                 Presence::Below(watermark) => Some(watermark),
                 Presence::Present => None,
@@ -434,8 +544,7 @@ impl Keeper {
     }
 
     fn begin(&mut self, cause: Cause, now: Now, waiting: Vec<mpsc::Sender<Result<()>>>) {
-        let phase =
-            if matches!(cause, Cause::Clean | Cause::Checkpoint) { Phase::Flush } else { Phase::Lists };
+        let phase = if flushes(cause) { Phase::Flush } else { Phase::Lists };
         let mut round =
             Round { cause, phase, wall: now.wall, left: 0, written: 0, refused: Vec::new(), waiting };
         self.submit_phase(&mut round);
@@ -544,6 +653,10 @@ impl Keeper {
                 self.failed.insert(slot);
                 continue;
             }
+            if let Some(slot) = member.replaces() {
+                self.failed_replacements.insert(slot);
+                continue;
+            }
             self.forget_page(disk);
             self.set_fate(disk, Fate::Aside(MemberState::Faulty, "its superblock cannot be written".into()));
             self.members.fail_disk(disk);
@@ -575,15 +688,20 @@ impl Keeper {
                 self.board.shared.set_dirty();
                 self.quiet_since = Some(now.monotonic);
             }
-            Cause::Checkpoint => {
+            Cause::Checkpoint { last } => {
                 self.checkpointed = Some(now.monotonic);
-                if self.walk.as_ref().is_some_and(|walk| walk.is_finished() || resting) {
+                // (A pause may have come since: what is not on record yet then gets a checkpoint of its own.)
+                if last {
                     self.end_walk();
                 }
             }
             // One more round, so that the failed member is two behind. Not both in one: a power cut in the middle of
             // that would make stale whoever was not written yet.
             Cause::Failure => return self.begin(Cause::Confirm, now, round.waiting),
+            Cause::Swap(_) => {
+                self.end_walk();
+                return self.begin(Cause::Confirm, now, round.waiting);
+            }
             Cause::Confirm | Cause::Membership | Cause::Clean => {}
         }
         self.publish_if_changed();
@@ -607,11 +725,11 @@ impl Keeper {
             }
         }
         let current = self.board.health();
-        if current.view.members == self.view.members && current.view.synced_below == self.view.synced_below {
+        if *current.view == self.view {
             return;
         }
         self.view.epoch += 1;
-        let wires = (0..self.view.members.len()).map(|slot| self.members.wire(Slot(slot as u16))).collect();
+        let wires = (0..self.view.devices().count()).map(|n| self.members.wire(Slot(n as u16))).collect();
         self.board.publish(Health { view: Arc::new(self.view.clone()), wires });
     }
 
@@ -620,17 +738,7 @@ impl Keeper {
     /// Is there something to resync, or a member half rebuilt?
     fn plan_recovery(&mut self) {
         let geometry = &self.board.geometry;
-        let rebuilding =
-            self.view.members.iter().enumerate().find_map(|(slot, member)| match member.presence {
-                Presence::Below(watermark) => Some((Slot(slot as u16), watermark)),
-                _ => None,
-            });
-        let goal = if self.view.synced_below != u64::MAX {
-            Some((Goal::Resync, self.view.synced_below))
-        } else {
-            rebuilding.map(|(slot, watermark)| (Goal::Rebuild(slot), watermark.0))
-        };
-        self.walk = goal.map(|(goal, from)| Walk::new(geometry, goal, from, WINDOW));
+        self.walk = pending(&self.view).map(|(goal, from)| Walk::new(geometry, goal, from, WINDOW));
         self.walk_started = None;
         self.tell_work(None);
     }
@@ -687,7 +795,7 @@ impl Keeper {
 
     fn tell_work(&self, eta_seconds: Option<u64>) {
         let work = self.walk.as_ref().map(|walk| Work {
-            kind: if walk.goal() == Goal::Resync { WorkKind::Resync } else { WorkKind::Rebuild },
+            kind: walk.goal().into(),
             done_bytes: walk.watermark() * SECTOR,
             total_bytes: walk.end().0 * SECTOR,
             eta_seconds,
@@ -734,7 +842,7 @@ impl Keeper {
         let data = u16::from(map.parities());
         for cell in 0..map.cells() - data {
             let place = map.cell(cell);
-            if goal == Goal::Rebuild(place.slot) {
+            if goal == Goal::Rebuild(place.slot) || goal == Goal::Replace(place.slot) {
                 let lba = map.lba(if map.parities() == 0 { 0 } else { cell })
                     + Sectors(u64::from(filling.rows.start));
                 let (start, length) = (lba.bytes(), u64::from(filling.rows.len()) * SECTOR);
@@ -743,34 +851,35 @@ impl Keeper {
         }
         let rows = filling.rows;
         match goal {
-            Goal::Rebuild(slot) => self.mark_bad(slot, filling.stripe, rows),
+            Goal::Rebuild(slot) => self.mark_bad(slot, slot, filling.stripe, rows),
+            Goal::Replace(slot) => {
+                self.mark_bad(self.view.replacement_number(slot), slot, filling.stripe, rows);
+            }
             Goal::Resync => {
                 let parities: Vec<Slot> =
                     (map.cells() - data..map.cells()).map(|cell| map.cell(cell).slot).collect();
                 for slot in parities {
-                    self.mark_bad(slot, filling.stripe, rows);
+                    self.mark_bad(slot, slot, filling.stripe, rows);
                 }
             }
         }
     }
 
-    /// Puts rows of `slot`'s cell on its bad-block list, to be written with the next round; without room there the member
-    /// fails.
-    fn mark_bad(&mut self, slot: Slot, stripe: Stripe, rows: Rows) {
+    /// Puts rows of `slot`'s cell on the bad-block list of the disk that goes by `number`, to be written with the next
+    /// round; without room there that disk fails.
+    fn mark_bad(&mut self, number: Slot, slot: Slot, stripe: Stripe, rows: Rows) {
         let geometry = self.board.geometry.clone();
         let map = geometry.stripe(stripe);
         let Some(cell) = map.cell_of(slot) else { return };
         let at = map.cell(cell).at + Sectors(u64::from(rows.start));
         let length = Sectors(u64::from(rows.len()));
-        let Some(member) = self.members.list.iter_mut().find(|member| member.slot() == Some(slot)) else {
-            return;
-        };
+        let Some(member) = self.members.numbered(number) else { return };
         if !member.add_bad(at, length) {
-            self.failed.insert(slot);
-            return;
+            return self.note_failed(number);
         }
         self.members.changed = true;
-        if let Some(member) = self.view.members.get_mut(slot.index()) {
+        let mut devices = self.view.members.iter_mut().chain(&mut self.view.replacements);
+        if let Some(member) = devices.nth(number.index()) {
             let end = at + length;
             match member.bad.iter_mut().find(|(_, bad_end)| *bad_end == at) {
                 Some(range) => range.1 = end,
@@ -792,8 +901,34 @@ impl Keeper {
                     member.presence = good.map_or(Presence::Present, Presence::Below);
                 }
             }
+            // All of it is good only once it has the slot.
+            Goal::Replace(slot) => {
+                if let Some(member) = self.view.replacements.get_mut(slot.index()) {
+                    member.presence = Presence::Below(MemberLba(watermark));
+                }
+            }
         }
     }
+}
+
+/// Is a round for this cause a promise about what members hold, so that they are flushed before?
+fn flushes(cause: Cause) -> bool {
+    matches!(cause, Cause::Clean | Cause::Checkpoint { .. } | Cause::Swap(_))
+}
+
+/// What recovery is to do next, and from where.
+pub(super) fn pending(view: &View) -> Option<(Goal, u64)> {
+    let below = |members: &[MemberView]| {
+        members.iter().enumerate().find_map(|(slot, member)| match member.presence {
+            Presence::Below(watermark) => Some((Slot(slot as u16), watermark.0)),
+            _ => None,
+        })
+    };
+    if view.synced_below != u64::MAX {
+        return Some((Goal::Resync, view.synced_below));
+    }
+    let rebuild = below(&view.members).map(|(slot, from)| (Goal::Rebuild(slot), from));
+    rebuild.or_else(|| below(&view.replacements).map(|(slot, from)| (Goal::Replace(slot), from)))
 }
 
 /// Runs a keeper to its end on a thread of its own.

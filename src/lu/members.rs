@@ -63,10 +63,34 @@ impl Member {
 
     /// The slot this member fills, if it fills one.
     pub(super) fn slot(&self) -> Option<Slot> {
+        self.active().filter(|_| !self.is_replacement())
+    }
+
+    /// The slot whose disk this one is to replace.
+    pub(super) fn replaces(&self) -> Option<Slot> {
+        self.active().filter(|_| self.is_replacement())
+    }
+
+    /// The number by which it goes in the view ([`View::device`](crate::plan::View::device)).
+    fn number(&self) -> Option<Slot> {
+        let slots = self.superblock.raid_disks as u16;
+        self.slot().or_else(|| self.replaces().map(|slot| Slot(slot.0 + slots)))
+    }
+
+    fn active(&self) -> Option<Slot> {
         match self.superblock.my_role() {
             Role::Active(slot) => Some(slot),
             _ => None,
         }
+    }
+
+    fn is_replacement(&self) -> bool {
+        self.superblock.features.contains(Features::REPLACEMENT)
+    }
+
+    /// It fills the slot itself from now on.
+    fn take_over(&mut self) {
+        self.superblock.features = self.superblock.features.without(Features::REPLACEMENT);
     }
 
     /// Takes over what `facts` says about the LU as a whole.
@@ -116,8 +140,13 @@ impl Members {
         let mut members = Members { list, events, changed: false };
         // A stale member that was let in fills its slot also by the table from now on.
         for (disk, slot) in filled {
-            let number = members.list.iter().find(|m| m.disk == disk).map(|m| m.superblock.dev_number);
-            let Some(number) = number else { continue };
+            let Some(member) = members.list.iter_mut().find(|m| m.disk == disk) else { continue };
+            let (number, promoted) = (member.superblock.dev_number, member.is_replacement());
+            member.take_over();
+            if promoted {
+                // The disk it was to replace is gone.
+                members.set_roles(slot, Role::Faulty);
+            }
             if members.list[0].superblock.role_of(number) != Role::Active(slot) {
                 members.set_role(number, Role::Active(slot));
             }
@@ -135,10 +164,20 @@ impl Members {
         !self.numbers_of(slot).is_empty()
     }
 
-    /// The numbers to which the table of roles gives `slot`.
+    /// The numbers to which the table of roles gives `slot`; a replacement does not have it yet.
     fn numbers_of(&self, slot: Slot) -> Vec<u32> {
         let roles = self.list.first().map_or(&[][..], |member| &member.superblock.roles);
-        (0u32..).zip(roles).filter(|&(_, &role)| role == slot.0).map(|(number, _)| number).collect()
+        let second = self.list.iter().find(|member| member.replaces() == Some(slot));
+        let second = second.map(|member| member.superblock.dev_number);
+        let has_it = |&(number, &role): &(u32, &u16)| role == slot.0 && Some(number) != second;
+        (0u32..).zip(roles).filter(has_it).map(|(number, _)| number).collect()
+    }
+
+    /// Gives everybody who has `slot` another role.
+    fn set_roles(&mut self, slot: Slot, role: Role) {
+        for number in self.numbers_of(slot) {
+            self.set_role(number, role);
+        }
     }
 
     pub(super) fn set_resync_offset(&mut self, offset: Sectors) {
@@ -157,9 +196,9 @@ impl Members {
         self.changed = true;
     }
 
-    /// How far the rebuilding member in `slot` is good; `None`: all of it.
-    pub(super) fn set_watermark(&mut self, slot: Slot, watermark: Option<MemberLba>) {
-        for member in self.list.iter_mut().filter(|m| m.slot() == Some(slot)) {
+    /// How far the member that goes by `number` is good; `None`: all of it.
+    pub(super) fn set_watermark(&mut self, number: Slot, watermark: Option<MemberLba>) {
+        for member in self.list.iter_mut().filter(|m| m.number() == Some(number)) {
             let sb = &mut member.superblock;
             sb.features = match watermark {
                 Some(_) => sb.features.with(Features::RECOVERY_OFFSET),
@@ -171,14 +210,34 @@ impl Members {
     }
 
     /// A slot whose disk is not there any more: whoever had it is faulty from now on. Its own superblock is not touched,
-    /// and that is how it is recognised as stale later.
-    pub(super) fn fail_slot(&mut self, slot: Slot) {
+    /// and that is how it is recognised as stale later. A disk that was to replace it has the slot then, and is returned.
+    pub(super) fn fail_slot(&mut self, slot: Slot) -> Option<DiskId> {
         let holders = self.numbers_of(slot);
+        // Before the table says otherwise: a member knows its slot from there.
         self.list.retain(|member| member.slot() != Some(slot));
         for number in holders {
             self.set_role(number, Role::Faulty);
         }
         self.changed = true;
+        let heir = self.list.iter_mut().find(|member| member.replaces() == Some(slot))?;
+        heir.take_over();
+        Some(heir.disk)
+    }
+
+    /// A spare that fits shall replace the disk in `slot`; nothing on it is good yet. False if it is no such spare.
+    pub(super) fn start_replacing(&mut self, slot: Slot, disk: DiskId) -> bool {
+        let need = self.list.iter().find_map(|m| m.slot().map(|_| m.superblock.size));
+        let spare = self.list.iter_mut().find(|m| m.disk == disk);
+        let Some(spare) = spare.filter(|m| m.superblock.my_role() == Role::Spare) else { return false };
+        if need.is_none_or(|need| spare.superblock.data_size < need) {
+            return false;
+        }
+        spare.superblock.features = spare.superblock.features.with(Features::REPLACEMENT);
+        let (number, second) =
+            (spare.superblock.dev_number, Slot(slot.0 + spare.superblock.raid_disks as u16));
+        self.set_role(number, Role::Active(slot));
+        self.set_watermark(second, Some(MemberLba(0)));
+        true
     }
 
     /// A disk that cannot even take a superblock, and is no data member: it is faulty.
@@ -207,10 +266,7 @@ impl Members {
             .find(|m| m.superblock.my_role() == Role::Spare && m.superblock.data_size >= need)?;
         let (disk, number) = (spare.disk, spare.superblock.dev_number);
         // Whoever had the slot before has it no more, also where it was never recorded as faulty.
-        let former = self.numbers_of(slot);
-        for number in former {
-            self.set_role(number, Role::Faulty);
-        }
+        self.set_roles(slot, Role::Faulty);
         self.set_role(number, Role::Active(slot));
         self.set_watermark(slot, Some(MemberLba(0)));
         Some(disk)
@@ -227,8 +283,13 @@ impl Members {
         self.changed = false;
     }
 
-    pub(super) fn wire(&self, slot: Slot) -> Option<Wire> {
-        let member = self.list.iter().find(|member| member.slot() == Some(slot))?;
+    /// The member that goes by `number`.
+    pub(super) fn numbered(&mut self, number: Slot) -> Option<&mut Member> {
+        self.list.iter_mut().find(|member| member.number() == Some(number))
+    }
+
+    pub(super) fn wire(&self, number: Slot) -> Option<Wire> {
+        let member = self.list.iter().find(|member| member.number() == Some(number))?;
         Some(Wire { disk: member.disk, data_offset: member.superblock.data_offset })
     }
 }

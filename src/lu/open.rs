@@ -372,11 +372,6 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
                 .into(),
         );
     }
-    if joined.fates.iter().any(|fate| matches!(fate, Fate::Replacement(_))) {
-        return cannot(
-            "a disk is being replaced: let the kernel finish that first; until then it can be read".into(),
-        );
-    }
     if !joined.newly_missing.is_empty() && !degraded {
         let slots = slots_named(&joined.newly_missing);
         let text = format!(
@@ -391,7 +386,7 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
 /// Bad ranges, watermarks and how far redundancy agrees come from superblocks in sectors; I/O is whole blocks. Rounded to the
 /// safe side.
 fn round_to_blocks(view: &mut View, block: u64) {
-    for member in &mut view.members {
+    for member in view.members.iter_mut().chain(&mut view.replacements) {
         for (start, end) in &mut member.bad {
             (start.0, end.0) = (start.0 - start.0 % block, end.0.next_multiple_of(block));
         }
@@ -437,7 +432,8 @@ pub(super) fn start(
         let found = candidate.found.as_ref().ok()?;
         Some(Wire { disk: candidate.disk, data_offset: found.superblock.data_offset })
     };
-    let wires = joined.slots.iter().map(wire).collect();
+    let replacements = joined.replacements.iter().take(joined.view.replacements.len());
+    let wires = joined.slots.iter().chain(replacements).map(wire).collect();
     let health = Health { view: Arc::new(joined.view.clone()), wires };
     let geometry = Arc::new(joined.geometry.clone());
     let shared = Arc::new(Shared::new(&geometry, QUEUES, joined.view.epoch));
@@ -448,8 +444,7 @@ pub(super) fn start(
     *lock(&board.roster) = roster(&joined);
     let mut keeper = None;
     if !read_only {
-        let written = |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare);
-        let list = in_use.iter().copied().filter(written).filter_map(|i| {
+        let list = in_use.iter().filter_map(|&i| {
             let candidate = &joined.candidates[i];
             let found = candidate.found.as_ref().ok()?;
             let block = backend.info(candidate.disk).block;

@@ -191,13 +191,13 @@ fn bytes(region: RegionId, len: u32) -> Bytes {
 
 impl Port for Side {
     fn read(&mut self, tag: u64, slot: Slot, at: MemberLba, into: Bytes) {
-        let Some(wire) = self.health.wires[slot.index()] else { return self.instant.push((tag, false)) };
+        let Some(wire) = self.health.wire(slot) else { return self.instant.push((tag, false)) };
         let buf = self.memory.io_read_into(span(into));
         self.disks.submit(tag, Op::Read { disk: wire.disk, at: wire.data_offset + Sectors(at.0), buf });
     }
 
     fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder {
-        match self.health.wires[slot.index()] {
+        match self.health.wire(slot) {
             Some(wire) => {
                 let buf = self.memory.io_write_from(span(from));
                 let at = wire.data_offset + Sectors(at.0);
@@ -209,7 +209,7 @@ impl Port for Side {
     }
 
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
-        match self.health.wires[slot.index()] {
+        match self.health.wire(slot) {
             Some(wire) => self.disks.submit(tag, Op::Flush { disk: wire.disk }),
             None => self.instant.push((tag, true)),
         }
@@ -217,7 +217,7 @@ impl Port for Side {
     }
 
     fn holder(&self, slot: Slot) -> Holder {
-        Holder(self.health.wires[slot.index()].map_or(u32::MAX, |wire| u32::from(wire.disk.0)))
+        Holder(self.health.wire(slot).map_or(u32::MAX, |wire| u32::from(wire.disk.0)))
     }
 
     fn fold(

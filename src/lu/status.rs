@@ -8,10 +8,12 @@ use crate::disk::{Backend, DiskId};
 use crate::format::superblock::{Features, Minor, Superblock, Uuid};
 use crate::geometry::Geometry;
 use crate::plan::{Presence, View};
+use crate::recovery::Goal;
 use crate::units::{Level, SECTOR, Slot};
 
 use super::assemble::{Candidate, Fate, Joined, short_name};
 use super::board::{Board, lock};
+use super::keeper;
 
 pub use crate::format::placement::Policy;
 
@@ -158,6 +160,18 @@ pub enum WorkKind {
     Resync,
     /// Compute a missing slot onto a new member.
     Rebuild,
+    /// Copy a working member to the disk that is to replace it.
+    Replace,
+}
+
+impl From<Goal> for WorkKind {
+    fn from(goal: Goal) -> WorkKind {
+        match goal {
+            Goal::Resync => WorkKind::Resync,
+            Goal::Rebuild(_) => WorkKind::Rebuild,
+            Goal::Replace(_) => WorkKind::Replace,
+        }
+    }
 }
 
 macro_rules! names {
@@ -186,7 +200,7 @@ names!(MemberState {
     Spare = "spare",
     Replacement = "replacement",
 });
-names!(WorkKind { Resync = "resync", Rebuild = "rebuild" });
+names!(WorkKind { Resync = "resync", Rebuild = "rebuild", Replace = "replace" });
 
 /// What stays the same while an LU is open, and the making of a [`Status`].
 #[derive(Clone, Debug)]
@@ -320,7 +334,8 @@ impl Describe {
             Some(WorkKind::Rebuild) => State::Rebuilding,
             _ if !missing.is_empty() => State::Degraded,
             Some(WorkKind::Resync) => State::Resyncing,
-            None => State::Healthy,
+            // Redundancy is whole while a disk that works is copied.
+            Some(WorkKind::Replace) | None => State::Healthy,
         };
         let mut status = Status {
             name: self.name.clone(),
@@ -401,7 +416,9 @@ fn members(rows: &[Row], view: &View, read_errors: &dyn Fn(Slot) -> u64) -> Vec<
     for (row, _) in rows.iter().zip(&placed).filter(|&(_, placed)| !placed) {
         let (state, reason) = match &row.fate {
             Fate::Spare => (MemberState::Spare, None),
-            Fate::Replacement(slot) => (MemberState::Replacement, Some(format!("for {slot}"))),
+            Fate::Replacement(slot) => {
+                (MemberState::Replacement, Some(format!("is to replace {slot}'s disk")))
+            }
             Fate::Aside(state, why) => (*state, Some(why.clone())),
             Fate::Active(slot) => (MemberState::Faulty, Some(format!("it failed in {slot}"))),
         };
@@ -409,8 +426,12 @@ fn members(rows: &[Row], view: &View, read_errors: &dyn Fn(Slot) -> u64) -> Vec<
             Fate::Active(slot) => read_errors(slot),
             _ => 0,
         };
+        let slot = match row.fate {
+            Fate::Replacement(slot) => Some(slot.0),
+            _ => None,
+        };
         let (disk, events, uuid) = (row.name.clone(), row.events, row.uuid);
-        all.push(MemberStatus { slot: None, disk, state, read_errors, events, uuid, reason });
+        all.push(MemberStatus { slot, disk, state, read_errors, events, uuid, reason });
     }
     all
 }
@@ -429,21 +450,17 @@ fn pending(geometry: &Geometry, view: &View) -> Option<Work> {
     if !geometry.is_redundant() {
         return None;
     }
-    let rebuilding = view.members.iter().enumerate().find_map(|(slot, member)| match member.presence {
-        Presence::Below(watermark) => Some((Slot(slot as u16), watermark)),
-        _ => None,
-    });
-    let (kind, done, total) = if let Some((slot, watermark)) = rebuilding {
-        (WorkKind::Rebuild, watermark.0, geometry.member_used(slot).0)
-    } else if view.synced_below != u64::MAX {
-        let total =
-            if geometry.synced_unit_is_lu() { geometry.size() } else { geometry.member_used(Slot(0)) };
-        (WorkKind::Resync, view.synced_below, total.0)
-    } else {
-        return None;
+    // A slot that is not whole is what counts most, although redundancy is made to agree before it is rebuilt.
+    let rebuild = keeper::pending(&View { synced_below: u64::MAX, ..view.clone() });
+    let rebuild = rebuild.filter(|(goal, _)| matches!(goal, Goal::Rebuild(_)));
+    let (goal, done) = rebuild.or_else(|| keeper::pending(view))?;
+    let total = match goal {
+        Goal::Rebuild(slot) | Goal::Replace(slot) => geometry.member_used(slot),
+        Goal::Resync if geometry.synced_unit_is_lu() => geometry.size(),
+        Goal::Resync => geometry.member_used(Slot(0)),
     };
-    let bytes = |sectors: u64| sectors * SECTOR;
-    Some(Work { kind, done_bytes: bytes(done.min(total)), total_bytes: bytes(total), eta_seconds: None })
+    let (done, total) = (done.min(total.0) * SECTOR, total.bytes());
+    Some(Work { kind: goal.into(), done_bytes: done, total_bytes: total, eta_seconds: None })
 }
 
 #[cfg(test)]

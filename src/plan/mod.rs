@@ -11,6 +11,8 @@
 //! - In one run of rows a cell is *good* (read and written), *to be filled* (written; what it
 //!   holds is not to be believed: above a rebuild's watermark, unreadable, or redundancy not yet in sync) or
 //!   *gone* (no disk, or a recorded bad range). All that health means is in these three words.
+//! - A slot whose disk is being replaced has two disks: a cell there is worth what the better of them is, is read from
+//!   that one, and every write of it goes to both. To *fill* is then also to give one what the other has.
 //! - A band is cut into *segments*, runs of rows in which the statuses and the set of written cells are the same. Each
 //!   segment is planned by itself; neighbouring operations on a cell are joined again.
 //!
@@ -133,7 +135,7 @@ pub enum Base {
 /// One disk operation of a plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Io {
-    /// On which slot.
+    /// On which disk: the slot's, or by a higher number its replacement ([`View::device`]).
     pub slot: Slot,
     /// Which cell of the stripe lies there.
     pub cell: u16,

@@ -2,7 +2,9 @@
 
 use alloc::vec::Vec;
 
-use super::{Base, Buf, Fault, Fold, Io, Lost, Method, Piece, Plan, Presence, Rows, Term, View, Want};
+use super::{
+    Base, Buf, Fault, Fold, Io, Lost, Member, Method, Piece, Plan, Presence, Rows, Term, View, Want,
+};
 use crate::geometry::{CellKind, StripeMap};
 use crate::parity::gf;
 use crate::units::{MemberLba, Sectors, Slot};
@@ -40,8 +42,13 @@ struct CellWork {
     kind: CellKind,
     slot: Slot,
     at: MemberLba,
-    /// In the current segment.
+    /// In the current segment: what the cell is worth, whoever of the two holds it.
     status: Status,
+    /// Where it is read; whom a write reaches; who of these does not hold yet what the other does.
+    from: Slot,
+    to: [Option<Slot>; 2],
+    /// Only in a good cell.
+    behind: Option<Slot>,
     /// The piece that covers it in the current segment, or `NONE`.
     piece: u32,
     /// Where the current segment's old (or decoded) content is, once it has been asked for.
@@ -50,7 +57,7 @@ struct CellWork {
     lane: Option<u16>,
     /// Its last read and write, to be joined with the next.
     last_read: u32,
-    last_write: u32,
+    last_write: [u32; 2],
 }
 
 /// Plans `want` for one stripe.
@@ -166,11 +173,14 @@ impl Scratch {
                 slot: cell.slot,
                 at: cell.at,
                 status: Status::Gone,
+                from: cell.slot,
+                to: [None; 2],
+                behind: None,
                 piece: NONE,
                 source: None,
                 lane: None,
                 last_read: NONE,
-                last_write: NONE,
+                last_write: [NONE; 2],
             }
         }));
     }
@@ -181,6 +191,36 @@ impl Scratch {
 struct Unreadable {
     count: usize,
     cells: [u16; 2],
+}
+
+impl CellWork {
+    /// What the cell is worth in `rows`: that of the better one of the slot's disk and its replacement.
+    fn weigh(&mut self, view: &View, faults: &[Fault], rows: Rows) {
+        let worth = |number: Slot, member: &Member| match member.presence {
+            Presence::Missing => Status::Gone,
+            _ if overlaps_bad(&member.bad, self.at, rows) => Status::Gone,
+            Presence::Below(watermark) if self.at + Sectors(u64::from(rows.start)) >= watermark => {
+                Status::Fill
+            }
+            _ if faults.iter().any(|f| f.slot == number && f.rows.overlaps(rows)) => Status::Fill,
+            _ => Status::Good,
+        };
+        let own = worth(self.slot, &view.members[self.slot.index()]);
+        let writable = |status: Status, number: Slot| (status != Status::Gone).then_some(number);
+        (self.status, self.from, self.behind) = (own, self.slot, None);
+        self.to = [writable(own, self.slot), None];
+        let Some((number, member)) = view.replacement(self.slot) else { return };
+        let other = worth(number, member);
+        self.to[1] = writable(other, number);
+        match (own, other) {
+            (Status::Good, Status::Fill) => self.behind = Some(number),
+            (Status::Fill, Status::Good) => {
+                (self.status, self.from, self.behind) = (other, number, Some(self.slot))
+            }
+            (Status::Gone, _) => (self.status, self.from) = (other, number),
+            _ => {}
+        }
+    }
 }
 
 struct Planner<'a> {
@@ -244,13 +284,15 @@ impl Planner<'_> {
         }
         add(u64::from(synced_rows(self.map, self.view)));
         for cell in &self.scratch.cells {
-            let member = &self.view.members[cell.slot.index()];
-            if let Presence::Below(watermark) = member.presence {
-                add(watermark.0.saturating_sub(cell.at.0));
-            }
-            for rows in bad_rows(&member.bad, cell.at, hull) {
-                add(u64::from(rows.start));
-                add(u64::from(rows.end));
+            let replacement = self.view.replacement(cell.slot).map(|(_, member)| member);
+            for member in [&self.view.members[cell.slot.index()]].into_iter().chain(replacement) {
+                if let Presence::Below(watermark) = member.presence {
+                    add(watermark.0.saturating_sub(cell.at.0));
+                }
+                for rows in bad_rows(&member.bad, cell.at, hull) {
+                    add(u64::from(rows.start));
+                    add(u64::from(rows.end));
+                }
             }
         }
         cuts.sort_unstable();
@@ -267,19 +309,9 @@ impl Planner<'_> {
     /// Makes `rows` the current segment. False if nothing is wanted there.
     fn enter(&mut self, rows: Rows) -> bool {
         for cell in &mut self.scratch.cells {
-            let member = &self.view.members[cell.slot.index()];
-            let fault = || self.faults.iter().any(|f| f.slot == cell.slot && f.rows.overlaps(rows));
             cell.piece = NONE;
             cell.source = None;
-            cell.status = match member.presence {
-                Presence::Missing => Status::Gone,
-                _ if overlaps_bad(&member.bad, cell.at, rows) => Status::Gone,
-                Presence::Below(watermark) if cell.at + Sectors(u64::from(rows.start)) >= watermark => {
-                    Status::Fill
-                }
-                _ if fault() => Status::Fill,
-                _ => Status::Good,
-            };
+            cell.weigh(self.view, self.faults, rows);
         }
         if rows.start >= synced_rows(self.map, self.view) {
             self.distrust_unsynced(rows);
@@ -314,7 +346,7 @@ impl Planner<'_> {
                 if keep > 0 {
                     keep -= 1;
                 } else {
-                    cell.status = Status::Fill;
+                    (cell.status, cell.behind) = (Status::Fill, None);
                 }
             }
         }
@@ -411,7 +443,8 @@ impl Planner<'_> {
     }
 
     fn fill_copies(&mut self, rows: Rows) -> Option<Method> {
-        if (0..self.map.cells()).all(|cell| self.status(cell) != Status::Fill) {
+        let needs = |cell: &CellWork| cell.status == Status::Fill || cell.behind.is_some();
+        if !self.scratch.cells.iter().any(needs) {
             return Some(Method::Fill);
         }
         let from = self.best_copy()?;
@@ -420,6 +453,7 @@ impl Planner<'_> {
             if self.status(cell) == Status::Fill {
                 self.push_write(cell, rows, buf);
             }
+            self.catch_up(cell, rows, buf);
         }
         Some(Method::Fill)
     }
@@ -444,6 +478,12 @@ impl Planner<'_> {
             }
         }
         self.write_parities(rows, fill);
+        for cell in 0..self.map.cells() {
+            if self.scratch.cells[usize::from(cell)].behind.is_some() {
+                let buf = self.old(cell, rows);
+                self.catch_up(cell, rows, buf);
+            }
+        }
         Some(Method::Fill)
     }
 
@@ -661,12 +701,26 @@ impl Planner<'_> {
 
     fn push_read(&mut self, cell: u16, rows: Rows, buf: Buf) {
         let work = &mut self.scratch.cells[usize::from(cell)];
-        push(&mut self.out.gather, &mut work.last_read, work.slot, work.at, cell, rows, buf);
+        push(&mut self.out.gather, &mut work.last_read, work.from, work.at, cell, rows, buf);
     }
 
+    /// A write reaches the slot's disk and the one that is to replace it: all copies of a cell come from the same bytes.
     fn push_write(&mut self, cell: u16, rows: Rows, buf: Buf) {
         let work = &mut self.scratch.cells[usize::from(cell)];
-        push(&mut self.out.scatter, &mut work.last_write, work.slot, work.at, cell, rows, buf);
+        for (number, last) in work.to.iter().zip(&mut work.last_write) {
+            if let Some(number) = *number {
+                push(&mut self.out.scatter, last, number, work.at, cell, rows, buf);
+            }
+        }
+    }
+
+    /// Gives a good cell's content, in `buf`, to whoever of its two disks does not have it.
+    fn catch_up(&mut self, cell: u16, rows: Rows, buf: Buf) {
+        let work = &mut self.scratch.cells[usize::from(cell)];
+        if let Some(number) = work.behind {
+            let last = &mut work.last_write[usize::from(number != work.slot)];
+            push(&mut self.out.scatter, last, number, work.at, cell, rows, buf);
+        }
     }
 
     fn push_fold(&mut self, rows: Rows, target: [Option<Buf>; 2], first: usize, accumulate: bool) {
@@ -682,6 +736,7 @@ impl Planner<'_> {
 /// Appends an operation, or lengthens the cell's last one if this goes on where that ends, on disk and in memory.
 fn push(ios: &mut Vec<Io>, last: &mut u32, slot: Slot, at: MemberLba, cell: u16, rows: Rows, buf: Buf) {
     if let Some(io) = ios.get_mut(*last as usize)
+        && io.slot == slot
         && io.rows.end == rows.start
         && io.buf.base == buf.base
         && io.buf.sector + io.rows.len() == buf.sector

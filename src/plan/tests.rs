@@ -40,6 +40,16 @@ enum Ailment {
 const AILMENTS: [Ailment; 5] =
     [Ailment::Missing, Ailment::Rebuilding, Ailment::RebuiltToRow4, Ailment::BadRow3, Ailment::FaultRow4];
 
+/// How far the disk is that is to replace a member's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Second {
+    Fresh,
+    ToRow4,
+    ToRow5WithBadRow3,
+}
+
+const SECONDS: [Second; 3] = [Second::Fresh, Second::ToRow4, Second::ToRow5WithBadRow3];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Worth {
     Good,
@@ -62,10 +72,13 @@ struct Case<'g> {
     map: StripeMap<'g>,
     view: View,
     faults: Vec<Fault>,
-    /// By cell, by row.
-    disk: Vec<Vec<u8>>,
+    /// By cell, by row: on the slots' disks, and on those that are to replace them.
+    disk: [Vec<Vec<u8>>; 2],
+    /// What each of these sectors is worth, seen by itself.
+    each: [Vec<Vec<Worth>>; 2],
     /// By data cell, by row: what a client must read.
     data: Vec<Vec<u8>>,
+    /// What a cell is worth in the stripe.
     worth: Vec<Vec<Worth>>,
 }
 
@@ -74,6 +87,7 @@ impl<'g> Case<'g> {
         map: StripeMap<'g>,
         slots: u16,
         ill: &[(u16, Ailment)],
+        second: Option<(u16, Second)>,
         in_sync: bool,
         random: &mut Random,
     ) -> Case<'g> {
@@ -91,19 +105,37 @@ impl<'g> Case<'g> {
                 Ailment::FaultRow4 => faults.push(Fault { slot: place.slot, rows: Rows::new(4, 5) }),
             }
         }
+        if let Some((cell, second)) = second {
+            let place = map.cell(cell);
+            let row = |n: u64| place.at + Sectors(n);
+            view.replacements.resize(usize::from(slots), Member::default());
+            let member = &mut view.replacements[place.slot.index()];
+            match second {
+                Second::Fresh => member.presence = Presence::Below(row(0)),
+                Second::ToRow4 => member.presence = Presence::Below(row(4)),
+                Second::ToRow5WithBadRow3 => {
+                    member.presence = Presence::Below(row(5));
+                    member.bad.push((row(3), row(4)));
+                }
+            }
+        }
         if !in_sync {
             view.synced_below = map.sync_start();
         }
-        let mut case = Case { map, view, faults, disk: Vec::new(), data: Vec::new(), worth: Vec::new() };
-        case.judge(ill, in_sync);
+        let none = || [Vec::new(), Vec::new()];
+        let (disk, each, data, worth) = (none(), [Vec::new(), Vec::new()], Vec::new(), Vec::new());
+        let mut case = Case { map, view, faults, disk, each, data, worth };
+        case.judge(ill, second, in_sync);
         let k = case.data_cells();
         case.data = (0..k).map(|_| (0..CHUNK).map(|_| random.next() as u8).collect()).collect();
         let truth = case.truth();
-        case.disk = truth;
-        for cell in 0..case.worth.len() {
-            for row in 0..CHUNK as usize {
-                if case.worth[cell][row] != Worth::Good {
-                    case.disk[cell][row] = random.next() as u8;
+        case.disk = [truth.clone(), truth];
+        for (disk, each) in case.disk.iter_mut().zip(&case.each) {
+            for cell in 0..case.worth.len() {
+                for row in 0..CHUNK as usize {
+                    if case.worth[cell][row] != Worth::Good || each[cell][row] != Worth::Good {
+                        disk[cell][row] = random.next() as u8;
+                    }
                 }
             }
         }
@@ -119,7 +151,7 @@ impl<'g> Case<'g> {
     }
 
     /// The worth of every cell and row, derived on its own from the ailments.
-    fn judge(&mut self, ill: &[(u16, Ailment)], in_sync: bool) {
+    fn judge(&mut self, ill: &[(u16, Ailment)], second: Option<(u16, Second)>, in_sync: bool) {
         let cells = usize::from(self.map.cells());
         self.worth = alloc::vec![alloc::vec![Worth::Good; CHUNK as usize]; cells];
         for &(cell, ailment) in ill {
@@ -135,6 +167,23 @@ impl<'g> Case<'g> {
                 let now = &mut self.worth[usize::from(cell)][row];
                 if *now != Worth::Gone {
                     *now = worth;
+                }
+            }
+        }
+        self.each = [self.worth.clone(), alloc::vec![alloc::vec![Worth::Gone; CHUNK as usize]; cells]];
+        if let Some((cell, second)) = second {
+            for row in 0..CHUNK as usize {
+                let worth = match second {
+                    Second::ToRow4 if row < 4 => Worth::Good,
+                    Second::ToRow5WithBadRow3 if row == 3 => Worth::Gone,
+                    Second::ToRow5WithBadRow3 if row < 5 => Worth::Good,
+                    _ => Worth::Fill,
+                };
+                self.each[1][usize::from(cell)][row] = worth;
+                let own = &mut self.worth[usize::from(cell)][row];
+                match (*own, worth) {
+                    (Worth::Good, _) | (Worth::Fill, Worth::Fill | Worth::Gone) => {}
+                    (_, better) => *own = better,
                 }
             }
         }
@@ -214,13 +263,15 @@ impl<'g> Case<'g> {
         }
         for io in &plan.gather {
             let place = self.map.cell(io.cell);
-            assert_eq!((io.slot, io.at), (place.slot, place.at + Sectors(u64::from(io.rows.start))));
+            let which = self.which(io);
+            assert_eq!(io.at, place.at + Sectors(u64::from(io.rows.start)));
             for (i, row) in (io.rows.start..io.rows.end).enumerate() {
+                let (cell, row) = (usize::from(io.cell), row as usize);
                 assert!(
-                    self.worth[usize::from(io.cell)][row as usize] == Worth::Good,
+                    self.worth[cell][row] == Worth::Good && self.each[which][cell][row] == Worth::Good,
                     "reads what it must not\n{plan}"
                 );
-                at(io.buf, &mut lanes, client)[i] = self.disk[usize::from(io.cell)][row as usize];
+                at(io.buf, &mut lanes, client)[i] = self.disk[which][cell][row];
             }
         }
         for fold in &plan.fold {
@@ -236,39 +287,37 @@ impl<'g> Case<'g> {
             }
         }
         for io in &plan.scatter {
+            let which = self.which(io);
             for (i, row) in (io.rows.start..io.rows.end).enumerate() {
-                assert!(
-                    self.worth[usize::from(io.cell)][row as usize] != Worth::Gone,
-                    "writes to nothing\n{plan}"
-                );
-                self.disk[usize::from(io.cell)][row as usize] = at(io.buf, &mut lanes, client)[i];
+                let (cell, row) = (usize::from(io.cell), row as usize);
+                assert!(self.each[which][cell][row] != Worth::Gone, "writes to nothing\n{plan}");
+                self.disk[which][cell][row] = at(io.buf, &mut lanes, client)[i];
             }
         }
         let _ = pieces;
     }
 
+    /// Is it the slot's own disk (0), or the one that is to replace it (1)?
+    fn which(&self, io: &Io) -> usize {
+        let own = self.map.cell(io.cell).slot;
+        assert!(io.slot == own || io.slot == self.view.replacement_number(own), "{io:?}");
+        usize::from(io.slot != own)
+    }
+
     /// After a write (or fill) of `rows`: whatever is to be right there is right, and nothing else changed.
-    fn verify(&self, before: &[Vec<u8>], touched: impl Fn(usize, usize) -> bool, plan: &Plan) {
+    fn verify(&self, before: &[Vec<Vec<u8>>; 2], touched: impl Fn(usize, usize, usize) -> bool, plan: &Plan) {
         let truth = self.truth();
-        for cell in 0..self.worth.len() {
-            for row in 0..CHUNK as usize {
-                match (self.worth[cell][row], touched(cell, row)) {
-                    (Worth::Gone, _) | (_, false) => {
-                        assert_eq!(
-                            self.disk[cell][row], before[cell][row],
-                            "cell {cell} row {row} changed\n{plan}"
-                        );
-                    }
-                    (_, true) => {
-                        assert_eq!(self.disk[cell][row], truth[cell][row], "cell {cell} row {row}\n{plan}")
-                    }
-                }
-                if self.worth[cell][row] == Worth::Good {
-                    assert_eq!(
-                        self.disk[cell][row], truth[cell][row],
-                        "good cell {cell} row {row} is wrong\n{plan}"
-                    );
-                }
+        let sectors = (0..self.worth.len()).flat_map(|cell| (0..CHUNK as usize).map(move |row| (cell, row)));
+        for (which, (cell, row)) in (0..2).flat_map(|which| sectors.clone().map(move |at| (which, at))) {
+            let (now, then) = (self.disk[which][cell][row], before[which][cell][row]);
+            let worth = self.each[which][cell][row];
+            if worth == Worth::Gone || !touched(which, cell, row) {
+                assert_eq!(now, then, "disk {which} of cell {cell} row {row} changed\n{plan}");
+            } else {
+                assert_eq!(now, truth[cell][row], "disk {which} of cell {cell} row {row}\n{plan}");
+            }
+            if worth == Worth::Good && self.worth[cell][row] == Worth::Good {
+                assert_eq!(now, truth[cell][row], "good cell {cell} row {row} is wrong\n{plan}");
             }
         }
     }
@@ -375,10 +424,12 @@ fn try_writes(
     let mirror = case.map.parities() == 0;
     case.verify(
         &before_disk,
-        |cell, row| if mirror || cell >= k { row_is_touched(row) } else { wanted(cell, row) },
+        |_, cell, row| if mirror || cell >= k { row_is_touched(row) } else { wanted(cell, row) },
         plan,
     );
-    if case.faults.is_empty() && case.worth.iter().flatten().all(|w| *w == Worth::Good) && !mirror {
+    let healthy = case.each[0].iter().flatten().all(|w| *w == Worth::Good);
+    if case.faults.is_empty() && healthy && case.worth.iter().flatten().all(|w| *w == Worth::Good) && !mirror
+    {
         // The cheapest way, per row.
         let m = case.worth.len() - k;
         let ideal: usize = (0..CHUNK as usize)
@@ -395,6 +446,7 @@ fn try_writes(
 fn try_fill(case: &mut Case<'_>, plan: &mut Plan, tally: &mut Tally) {
     let needs = |case: &Case<'_>, row: usize| case.worth.iter().any(|cell| cell[row] == Worth::Fill);
     let possible = (ACTIVE.start as usize..ACTIVE.end as usize).filter(|&row| needs(case, row)).all(|row| {
+        // (To copy from one disk of a slot to the other is always possible.)
         if case.map.parities() == 0 {
             case.worth.iter().any(|cell| cell[row] == Worth::Good)
         } else {
@@ -412,7 +464,10 @@ fn try_fill(case: &mut Case<'_>, plan: &mut Plan, tally: &mut Tally) {
     case.run(plan, &[], &mut []);
     let worth = case.worth.clone();
     let active = |row: usize| (ACTIVE.start as usize..ACTIVE.end as usize).contains(&row);
-    case.verify(&before, |cell, row| active(row) && worth[cell][row] == Worth::Fill, plan);
+    let each = case.each.clone();
+    let behind = |which: usize, cell: usize, row: usize| each[which][cell][row] == Worth::Fill;
+    let fills = |which, cell: usize, row| worth[cell][row] == Worth::Fill || behind(which, cell, row);
+    case.verify(&before, |which, cell, row| active(row) && fills(which, cell, row), plan);
     case.disk = before;
 }
 
@@ -446,15 +501,51 @@ fn exhaust(level: Level, layout: &str, slots: u16, stripes: &[u64], tally: &mut 
         }
         for ill in &sick {
             for in_sync in [true, false] {
-                let mut case = Case::new(map, slots, ill, in_sync, &mut random);
-                try_fill(&mut case, &mut plan, tally);
-                for subset in 1..1u32 << (case.data_cells() * 2) {
-                    try_reads(&mut case, subset, &mut plan, tally);
-                    try_writes(&mut case, subset, subset.is_multiple_of(3), &mut plan, &mut random, tally);
+                let mut case = Case::new(map, slots, ill, None, in_sync, &mut random);
+                try_all(&mut case, &mut plan, &mut random, tally);
+            }
+        }
+    }
+}
+
+fn try_all(case: &mut Case<'_>, plan: &mut Plan, random: &mut Random, tally: &mut Tally) {
+    try_fill(case, plan, tally);
+    for subset in 1..1u32 << (case.data_cells() * 2) {
+        try_reads(case, subset, plan, tally);
+        try_writes(case, subset, subset.is_multiple_of(3), plan, random, tally);
+    }
+}
+
+/// The same where one member, in turn, is being replaced. It has a disk then, so what ails it is a bad or failing row.
+fn exhaust_replacing(level: Level, layout: &str, slots: u16, stripes: &[u64], tally: &mut Tally) {
+    let geometry = geometry(level, layout, slots);
+    let mut random = Random(0xA5A5_1234 ^ u64::from(slots));
+    let mut plan = Plan::with_room_for(usize::from(geometry.cells()));
+    for &stripe in stripes {
+        let map = geometry.stripe(Stripe(stripe));
+        for (cell, second) in (0..map.cells()).flat_map(|cell| SECONDS.map(|second| (cell, second))) {
+            let has_disk = |ill: &Vec<(u16, Ailment)>| {
+                let rows = [Ailment::BadRow3, Ailment::FaultRow4];
+                ill.iter().all(|(other, ailment)| *other != cell || rows.contains(ailment))
+            };
+            for ill in ailments(map.cells(), 2).iter().filter(|ill| has_disk(ill)) {
+                for in_sync in [true, false] {
+                    let mut case = Case::new(map, slots, ill, Some((cell, second)), in_sync, &mut random);
+                    try_all(&mut case, &mut plan, &mut random, tally);
                 }
             }
         }
     }
+}
+
+#[test]
+fn every_plan_with_a_replacement_is_right() {
+    let mut tally = Tally::default();
+    exhaust_replacing(Level::Raid5, "left-symmetric", 4, &[0, 1], &mut tally);
+    exhaust_replacing(Level::Raid6, "left-symmetric", 5, &[1], &mut tally);
+    exhaust_replacing(Level::Raid1, "", 3, &[0], &mut tally);
+    exhaust_replacing(Level::Raid10, "f2", 3, &[0, 3], &mut tally);
+    report("one member being replaced", &tally);
 }
 
 fn report(name: &str, tally: &Tally) {
@@ -497,7 +588,7 @@ fn seven_members() {
             let map = geometry.stripe(Stripe(stripe));
             for ill in &ailments(7, 2) {
                 for in_sync in [true, false] {
-                    let mut case = Case::new(map, 7, ill, in_sync, &mut random);
+                    let mut case = Case::new(map, 7, ill, None, in_sync, &mut random);
                     try_fill(&mut case, &mut plan, &mut tally);
                     for _ in 0..24 {
                         let subset = random.next() as u32 % (1 << (case.data_cells() * 2));

@@ -11,6 +11,11 @@ pub struct View {
     pub epoch: u64,
     /// By slot.
     pub members: Vec<Member>,
+    /// Disks that are becoming copies of those in slots, to take their places (md's replacements). Empty, or by slot,
+    /// `Missing` where there is none. They are written with their slot, and read where its own disk cannot be.
+    ///
+    /// In plans a slot's replacement goes by the number `members.len()` above the slot's: see [`View::device`].
+    pub replacements: Vec<Member>,
     /// Redundancy agrees below this sector: of the LU where [`Geometry::synced_unit_is_lu`], of the members elsewhere.
     /// `u64::MAX` when everything is in sync.
     ///
@@ -45,7 +50,29 @@ impl View {
     /// All `slots` present and in sync.
     pub fn healthy(slots: u16) -> View {
         let member = Member { presence: Presence::Present, ..Member::default() };
-        View { epoch: 0, members: alloc::vec![member; usize::from(slots)], synced_below: u64::MAX }
+        let members = alloc::vec![member; usize::from(slots)];
+        View { epoch: 0, members, replacements: Vec::new(), synced_below: u64::MAX }
+    }
+
+    /// Who goes by a number: a slot's own disk, or the one that is to replace it.
+    pub fn device(&self, number: Slot) -> Option<&Member> {
+        self.devices().nth(number.index())
+    }
+
+    /// All disks by their numbers: first the slots', then the replacements.
+    pub fn devices(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().chain(&self.replacements)
+    }
+
+    /// The disk that is to replace `slot`'s, and its number.
+    pub fn replacement(&self, slot: Slot) -> Option<(Slot, &Member)> {
+        let member = self.replacements.get(slot.index())?;
+        (member.presence != Presence::Missing).then(|| (self.replacement_number(slot), member))
+    }
+
+    /// The number of `slot`'s replacement, whether there is one or not.
+    pub fn replacement_number(&self, slot: Slot) -> Slot {
+        Slot(slot.0 + self.members.len() as u16)
     }
 
     /// Slots without a disk.

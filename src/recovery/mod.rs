@@ -1,4 +1,5 @@
-//! Walks over the LU that make redundancy whole: resync after creation or a crash, rebuild of a slot.
+//! Walks over the LU that make redundancy whole: resync after creation or a crash, rebuild of a slot, filling the disk that
+//! is to replace another.
 //!
 //! A [`Walk`] is a value that says which rows to fill next and how far everything is done; it does no I/O of its own. Whoever
 //! drives it hands its rows to an engine as ordinary low-priority work and tells it what came back. Many rows may be
@@ -17,6 +18,8 @@ pub enum Goal {
     Resync,
     /// One slot. Positions are sectors of its data area.
     Rebuild(Slot),
+    /// The disk that is to replace the slot's. Positions are sectors of its data area.
+    Replace(Slot),
 }
 
 /// One walk. Positions are in sectors and rise; rows are handed out in their order and may end in any.
@@ -37,7 +40,7 @@ impl Walk {
         let step = geometry.unit().0.max(1);
         let end = match goal {
             Goal::Resync => step.saturating_mul(geometry.stripes()),
-            Goal::Rebuild(slot) => geometry.member_used(slot).0,
+            Goal::Rebuild(slot) | Goal::Replace(slot) => geometry.member_used(slot).0,
         };
         // What was under way at a checkpoint may be half done: begin with its whole stripe.
         let next = (from / step * step).min(end);
@@ -57,7 +60,9 @@ impl Walk {
             self.next += self.step;
             let stripe = match self.goal {
                 Goal::Resync => Some(Stripe(position / self.step)),
-                Goal::Rebuild(slot) => geometry.find(slot, MemberLba(position)).map(|place| place.stripe),
+                Goal::Rebuild(slot) | Goal::Replace(slot) => {
+                    geometry.find(slot, MemberLba(position)).map(|place| place.stripe)
+                }
             };
             // A part of the member that the layout does not use has nothing to be filled with.
             self.window.push_back((position, stripe.is_none()));

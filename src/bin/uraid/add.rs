@@ -2,13 +2,12 @@
 //! anything that looks like data unless the LU's name is given as a second word.
 
 use clap::Args;
+use uraid::Lu;
 use uraid::lu::{MemberState, MemberStatus};
-use uraid::{ErrorKind, Lu};
 
-use crate::change::{Changed, Request};
+use crate::change::{Changed, Confirm, Request};
 use crate::console::Console;
-use crate::failure::{Failure, Outcome};
-use crate::interrupt::Interrupt;
+use crate::failure::Outcome;
 use crate::target::member_at;
 
 /// Add a disk: to an empty slot, which is rebuilt onto it, or as a spare.
@@ -16,9 +15,8 @@ use crate::target::member_at;
 pub(crate) struct Add {
     #[command(flatten)]
     pub(crate) request: Request,
-    /// The LU's name: lose what is on the disk.
-    #[arg(long, value_name = "NAME")]
-    confirm: Option<String>,
+    #[command(flatten)]
+    confirm: Confirm,
 }
 
 impl Add {
@@ -30,7 +28,9 @@ impl Add {
 
     /// Adds the disk; back once it is on record.
     pub(crate) fn carry_out(&self, console: &Console) -> Outcome<Changed> {
-        self.request.carry_out(console, |lu, _| self.add_to(lu, console))
+        let disk = &self.request.disk;
+        let add = |lu: &Lu| self.confirm.carry_out(lu, console, |overwrite| lu.add(disk, overwrite));
+        self.request.carry_out(console, |lu, _| add(lu))
     }
 
     /// What the disk is to the LU now.
@@ -43,33 +43,6 @@ impl Add {
             }
             Some(MemberStatus { slot: Some(slot), .. }) => format!("added {disk}{came_back} to slot {slot}"),
             _ => format!("added {disk}{came_back}"),
-        }
-    }
-
-    fn add_to(&self, lu: &Lu, console: &Console) -> Outcome {
-        let confirmed = match &self.confirm {
-            Some(name) if name != lu.name() => {
-                return Err(Failure::usage(format!("--confirm names '{name}', not '{}'", lu.name())));
-            }
-            confirm => confirm.is_some(),
-        };
-        let may_ask = !confirmed && console.can_ask();
-        if !may_ask {
-            // Ctrl-C at a question simply ends the program; else half a change is worth nothing.
-            Interrupt::watch()?;
-        }
-        let disk = &self.request.disk;
-        match lu.add(disk, confirmed) {
-            Err(error) if error.kind() == ErrorKind::Refused && may_ask => {
-                console.complain("this would be lost:");
-                console.further(error);
-                if console.ask(format_args!("Type the LU's name ({}) to lose it:", lu.name())) != lu.name() {
-                    return Err(Failure::of(ErrorKind::Refused, "not confirmed; nothing was changed"));
-                }
-                Interrupt::watch()?;
-                Ok(lu.add(disk, true)?)
-            }
-            added => Ok(added?),
         }
     }
 }

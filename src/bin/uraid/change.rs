@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use uraid::Lu;
 use uraid::lu::{MemberState, MemberStatus, Status};
+use uraid::{ErrorKind, Lu};
 
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
+use crate::interrupt::Interrupt;
 use crate::target::{self, Target, Writing, quoted};
 use crate::{json, show};
 
@@ -25,6 +26,14 @@ pub(crate) struct Request {
     pub(crate) disk: PathBuf,
     #[command(flatten)]
     writing: Writing,
+}
+
+/// The named confirmation for writing over what is on a disk.
+#[derive(Args)]
+pub(crate) struct Confirm {
+    /// The LU's name: lose what is on the disk.
+    #[arg(long, value_name = "NAME")]
+    confirm: Option<String>,
 }
 
 /// A change that was made.
@@ -85,6 +94,44 @@ impl Request {
                 console.remark(format_args!("see to it that {file} lists {disk} under '{}'", target.label))
             }
             None => console.remark(format_args!("take {disk} off '{}' in {file}", target.label)),
+        }
+    }
+}
+
+impl Confirm {
+    /// Does what may write over something: without leave to if that was not confirmed, asking on a terminal.
+    pub(crate) fn carry_out(
+        &self,
+        lu: &Lu,
+        console: &Console,
+        act: impl Fn(bool) -> uraid::Result<()>,
+    ) -> Outcome {
+        let confirmed = match &self.confirm {
+            Some(name) if name != lu.name() => {
+                return Err(Failure::usage(format!("--confirm names '{name}', not '{}'", lu.name())));
+            }
+            confirm => confirm.is_some(),
+        };
+        let may_ask = !confirmed && console.can_ask();
+        if !may_ask {
+            // Ctrl-C at a question simply ends the program; else half a change is worth nothing.
+            Interrupt::watch()?;
+        }
+        match act(confirmed) {
+            Err(error)
+                if error.kind() == ErrorKind::Refused
+                    && may_ask
+                    && error.to_string().contains("--confirm") =>
+            {
+                console.complain("this would be lost:");
+                console.further(error);
+                if console.ask(format_args!("Type the LU's name ({}) to lose it:", lu.name())) != lu.name() {
+                    return Err(Failure::of(ErrorKind::Refused, "not confirmed; nothing was changed"));
+                }
+                Interrupt::watch()?;
+                Ok(act(true)?)
+            }
+            done => Ok(done?),
         }
     }
 }

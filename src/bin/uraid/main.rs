@@ -7,7 +7,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `create status list scan inspect read write` | the verbs: an LU and its bytes |
-//! | `fail remove add spare rebuild wait` | the verbs: its members |
+//! | `fail remove add spare replace rebuild wait` | the verbs: its members |
 //! | `demo completions man` | the verbs: the rest |
 //! | `target` | from an LU argument to the disks it means |
 //! | `show`, `json` | an LU for people and for programs |
@@ -38,6 +38,7 @@ mod man;
 mod read;
 mod rebuild;
 mod remove;
+mod replace;
 mod scan;
 mod show;
 mod size;
@@ -87,6 +88,7 @@ enum Verb {
     Remove(remove::Remove),
     Add(add::Add),
     Spare(spare::Spare),
+    Replace(replace::Replace),
     Rebuild(rebuild::Rebuild),
     Wait(wait::Wait),
     Demo(demo::Demo),
@@ -108,6 +110,7 @@ impl Verb {
             Verb::Remove(verb) => verb.run(console),
             Verb::Add(verb) => verb.run(console),
             Verb::Spare(verb) => verb.run(console),
+            Verb::Replace(verb) => verb.run(console),
             Verb::Rebuild(verb) => verb.run(console),
             Verb::Wait(verb) => verb.run(console),
             Verb::Demo(verb) => verb.run(console),

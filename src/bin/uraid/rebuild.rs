@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use uraid::lu::{MemberState, Status, Work};
+use uraid::lu::{MemberState, Status, Work, WorkKind};
 use uraid::{ErrorKind, Lu};
 
 use crate::console::Console;
@@ -24,15 +24,15 @@ pub(crate) struct Rebuild {
 }
 
 /// How it went.
-struct Run {
+pub(crate) struct Run {
     before: Status,
     /// The LU while it was still held.
     held: Status,
     /// The LU as its disks say it is now.
-    after: Status,
+    pub(crate) after: Status,
     /// Bytes of members that were filled or made to agree.
-    bytes: u64,
-    elapsed: Duration,
+    pub(crate) bytes: u64,
+    pub(crate) elapsed: Duration,
 }
 
 #[derive(Serialize)]
@@ -60,9 +60,7 @@ impl Rebuild {
         let before = target.look_before(&self.writing)?;
         let lu = target.open_for_writing(&self.writing, console)?;
         let run = to_the_end(lu, before, console, &interrupt)?;
-        for event in run.events() {
-            console.complain(format_args!("{}: {event}", run.after.name));
-        }
+        run.tell_events(console);
         run.refuse_unfinished(&interrupt)?;
         run.refuse_empty_slots()?;
         run.report(console)?;
@@ -71,7 +69,7 @@ impl Rebuild {
 }
 
 /// Waits for all work and stops clean.
-fn to_the_end(lu: Lu, before: Status, console: &Console, interrupt: &Interrupt) -> Outcome<Run> {
+pub(crate) fn to_the_end(lu: Lu, before: Status, console: &Console, interrupt: &Interrupt) -> Outcome<Run> {
     let start = Instant::now();
     let worked = work::wait(&lu, before.work, console, interrupt);
     let elapsed = start.elapsed();
@@ -85,6 +83,13 @@ fn to_the_end(lu: Lu, before: Status, console: &Console, interrupt: &Interrupt) 
 }
 
 impl Run {
+    /// What happened meanwhile, on standard error.
+    pub(crate) fn tell_events(&self, console: &Console) {
+        for event in self.events() {
+            console.complain(format_args!("{}: {event}", self.after.name));
+        }
+    }
+
     /// What happened meanwhile, in sentences. What was so before or is on the disks is told elsewhere.
     fn events(&self) -> impl Iterator<Item = &String> {
         let known = |warning: &&String| {
@@ -100,7 +105,7 @@ impl Run {
     }
 
     /// Something is left to do only when a signal came.
-    fn refuse_unfinished(&self, interrupt: &Interrupt) -> Outcome {
+    pub(crate) fn refuse_unfinished(&self, interrupt: &Interrupt) -> Outcome {
         let waits = self.after.spares > 0 && !slots(&self.after, MemberState::Missing).is_empty();
         let stopped = match interrupt.check() {
             Err(interrupted) if self.after.work.is_some() || waits => interrupted,
@@ -159,6 +164,9 @@ impl Run {
             ([], 0) => {
                 return console.tell(format_args!("nothing to do: {name} is {}", show::state(&self.after)));
             }
+            ([], _) if self.before.work.is_some_and(|work| work.kind == WorkKind::Replace) => {
+                format!("replaced a disk of {name}")
+            }
             ([], _) => format!("resynced {name}"),
             _ => format!("rebuilt slot {} of {name}", slots.join(", ")),
         };
@@ -167,7 +175,7 @@ impl Run {
     }
 
     /// Redundancy is back, and yet not all is well.
-    fn admit_losses(&self) -> Outcome {
+    pub(crate) fn admit_losses(&self) -> Outcome {
         let lost: u64 = self.held.lost.iter().map(|range| range.end - range.start).sum();
         if lost == 0 {
             return Ok(());

@@ -18,7 +18,7 @@ pub(crate) fn lus(statuses: &[Status], verbose: bool) -> String {
     let mut text = String::new();
     for status in statuses {
         text += &headline(status, &columns);
-        if verbose || status.state != State::Healthy {
+        if verbose || status.state != State::Healthy || status.work.is_some() {
             text += &details(status, verbose);
         }
     }
@@ -104,6 +104,7 @@ fn advice(status: &Status) -> String {
 /// The state, loud when somebody has to act.
 pub(crate) fn state(status: &Status) -> String {
     match status.state {
+        State::Healthy if status.work.is_some() => "healthy, replacing a disk".to_owned(),
         State::Healthy | State::Resyncing => status.state.to_string(),
         State::Rebuilding => "DEGRADED, rebuilding".to_owned(),
         State::Degraded | State::Failed => status.state.to_string().to_uppercase(),
