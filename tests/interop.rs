@@ -18,7 +18,7 @@ use uraid::Lu;
 use uraid::disk::DiskId;
 use uraid::disk::faulty::{Faults, Faulty};
 use uraid::format::superblock::Minor;
-use uraid::lu::{Access, Create, State, inspect};
+use uraid::lu::{Access, Create, State, WorkKind, inspect};
 use uraid::units::Level;
 
 const MIB: u64 = 1 << 20;
@@ -409,6 +409,85 @@ fn the_kernel_finishes_a_rebuild_that_uraid_began_and_the_other_way_round() {
 }
 
 /// The program itself inside the guest, on block devices that fail under it: io_uring and O_DIRECT on another kernel.
+/// Every level, handed over half-copied, both ways; the old disk is among those offered all the time.
+#[test]
+fn the_kernel_finishes_a_replacement_that_uraid_began_and_the_other_way_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let shapes = [
+        (Level::Raid1, "", 2),
+        (Level::Raid4, "", 3),
+        (Level::Raid5, "left-symmetric", 4),
+        (Level::Raid6, "left-symmetric", 5),
+        (Level::Raid10, "f2", 3),
+    ];
+    let mut cases = Vec::new();
+    for (level, layout, disks) in shapes {
+        let mut case = Case::new(folder.path(), &format!("replace{level}"), disks);
+        let [new, newer] = ["new", "newer"].map(|name| folder.path().join(format!("{level}.{name}")));
+        for path in [&new, &newer] {
+            std::fs::File::create(path).unwrap().set_len(20 * MIB).unwrap();
+        }
+        let create = case.members.iter().fold(Lu::create("half", level), |c, path| c.disk(path));
+        let create = if layout.is_empty() { create } else { create.layout(layout) };
+        let lu = create.disk_size(20 * MIB).make().unwrap();
+        let mut model = read_all(&lu);
+        scribble(&lu, &mut model, 3);
+        lu.replace(&case.members[1], &new, false).unwrap();
+        lu.wait_for_work(&mut |work| work.done_bytes < 2 << 20).unwrap();
+        scribble(&lu, &mut model, 5);
+        lu.stop().unwrap();
+        case.members.push(new);
+        let work = open(&case.members, Access::Read).status().work.expect("half copied");
+        assert!(work.kind == WorkKind::Replace && work.done_bytes > 0, "{level}: {work:?}");
+        std::fs::write(case.content(), &model).unwrap();
+        cases.push((case, newer, model, disks));
+    }
+    // The kernel goes on with what it is given, then begins to replace the next one and is stopped half-way.
+    let script: String = cases
+        .iter()
+        .map(|(case, newer, _, disks)| {
+            let members: Vec<_> = case.members.iter().map(|p| p.display().to_string()).collect();
+            let (members, newer) = (members.join(" "), newer.display());
+            let content = case.content().display().to_string();
+            format!(
+                "set -- $(attach {members} {newer}); newer=${{@: -1}}; old=$2; first=$1; all=\"${{@:1:$#-1}}\"
+                 assemble /dev/md1 $all; cmp /dev/md1 {content}; scrub /dev/md1
+                 echo degraded $(cat /sys/block/md1/md/degraded) of $(cat /sys/block/md1/md/raid_disks) {disks}
+                 mdadm --examine ${{@: -2:1}} | grep -q 'Active device 1'
+                 echo 600 >/sys/block/md1/md/sync_speed_max; echo 500 >/sys/block/md1/md/sync_speed_min
+                 mdadm --quiet /dev/md1 --add-spare $newer; mdadm --quiet /dev/md1 --replace $first --with $newer
+                 sleep 0.7; echo frozen >/sys/block/md1/md/sync_action; stop /dev/md1; detach $@\n"
+            )
+        })
+        .collect();
+    let output = Guest::new().writable(folder.path()).run(&script).success();
+    for (value, (case, _, _, disks)) in output.values("degraded").iter().zip(&cases) {
+        assert_eq!(*value, format!("0 of {disks} {disks}"), "{:?}", case.members);
+    }
+    let mut done = Vec::new();
+    for (mut case, newer, mut model, disks) in cases {
+        // The one that uraid and the kernel replaced together is out.
+        case.members.remove(1);
+        let mut offered = case.members.clone();
+        offered.push(newer.clone());
+        let lu = open(&offered, Access::Write);
+        let replacing = |work: uraid::lu::Work| work.kind == WorkKind::Replace;
+        assert!(lu.status().work.is_some_and(replacing), "{:#?}", lu.status());
+        scribble(&lu, &mut model, 4);
+        lu.wait_for_work(&mut |_| true).unwrap();
+        let status = lu.status();
+        assert_eq!(status.state, State::Healthy, "{status:#?}");
+        assert!(status.members.iter().any(|m| m.slot == Some(0) && m.disk == newer.display().to_string()));
+        lu.stop().unwrap();
+        case.members.remove(0);
+        case.members.push(newer);
+        assert_eq!(case.members.len(), disks);
+        std::fs::write(case.content(), &model).unwrap();
+        done.push(case);
+    }
+    kernel_agrees(folder.path(), &done);
+}
+
 #[test]
 fn a_block_device_dies_under_the_program() {
     let folder = tempfile::tempdir().unwrap();
