@@ -249,9 +249,27 @@ fn an_unreadable_sector_during_a_rebuild_costs_that_block_only() {
         }
     }
     assert!((1..=2).contains(&lost), "{lost} blocks lost");
-    lu.stop().unwrap();
     let bad = uraid::lu::inspect(&paths[3]).unwrap().bad_blocks;
     assert_eq!(bad.len(), 1, "the rebuilt member has it on its list: {bad:?}");
+
+    // Written again, its stripe is well again: readable at once, and off the list.
+    let stripe = 2 * (64 << 10);
+    for at in (0..model.len()).step_by(4096) {
+        if lu.read_at(&mut block, at as u64).is_err() {
+            let start = at / stripe * stripe;
+            faults.clear();
+            faults.set_gone(DiskId(0), true);
+            lu.write_at(&model[start..start + stripe], start as u64).unwrap();
+            lu.read_at(&mut block, at as u64).unwrap();
+            assert!(block == model[at..at + 4096]);
+        }
+    }
+    assert!(lu.status().lost.is_empty(), "{:?}", lu.status().lost);
+    lu.stop().unwrap();
+    let seen = uraid::lu::inspect(&paths[3]).unwrap();
+    assert!(seen.bad_blocks.is_empty(), "{:?}", seen.bad_blocks);
+    let lu = open(&paths[2..], Access::Read).unwrap();
+    assert!(read_all(&lu) == model, "it is part of the redundancy again");
 }
 
 /// Nobody but the keeper saw the flush fail, and the member cannot be spared: it is told all the same, and no superblock

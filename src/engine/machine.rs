@@ -4,9 +4,9 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Bytes, Holder, Keep, Observed, Port, QueueId, Reply, Request, Shared, Trouble};
+use super::{Bytes, Holder, Keep, Note, Observed, Port, QueueId, Reply, Request, Shared, Trouble};
 use crate::geometry::Geometry;
-use crate::plan::{self, Base, Buf, Fault, Fold, Piece, Plan, Presence, Rows, View, Want};
+use crate::plan::{self, Base, Buf, Fault, Fold, Heal, Piece, Plan, Presence, Rows, View, Want};
 use crate::units::{Lba, SECTOR, Sectors, Slot, Stripe};
 
 /// Most pieces in one band.
@@ -112,6 +112,10 @@ struct Op {
     /// Who took the writes (or flushes), in their order; and who failed to.
     holders: Vec<Holder>,
     failed: Vec<(Slot, Holder)>,
+    /// Which writes failed, by their place in the plan.
+    failed_writes: Vec<u32>,
+    /// What has to be on record before the reply.
+    notes: Vec<Note>,
     mask: u64,
     locked: bool,
     /// Must lock although it only reads: an unlocked read was disturbed.
@@ -142,6 +146,8 @@ impl Op {
             fault_seen: false,
             holders: Vec::with_capacity((2 * MAX_PIECES + 2 + 2 * cells).max(2 * slots)),
             failed: Vec::with_capacity(4),
+            failed_writes: Vec::new(),
+            notes: Vec::new(),
             mask: 0,
             locked: false,
             insist: false,
@@ -177,6 +183,8 @@ impl Op {
         self.fault_seen = false;
         self.holders.clear();
         self.failed.clear();
+        self.failed_writes.clear();
+        self.notes.clear();
         self.mask = 0;
         self.locked = false;
         self.insist = false;
@@ -226,6 +234,20 @@ impl Op {
         self.restart();
         self.fill = self.faults.iter().fold(Rows::default(), |hull, fault| hull.hull(fault.rows));
         true
+    }
+
+    /// Writes failed and nothing stands in for who failed: what there is now, old or new or neither, must not be used to
+    /// make up for what others lost. Once these rows are on record as bad, nobody does.
+    fn note_torn_rows(&mut self, port: &mut impl Port) {
+        for io in self.failed_writes.drain(..) {
+            let (io, holder) = (self.plan.scatter[io as usize], self.holders[io as usize]);
+            let sectors = Sectors(u64::from(io.rows.len()));
+            let note = Note { slot: io.slot, holder, at: io.at, sectors, bad: true };
+            if self.failed.contains(&(io.slot, holder)) {
+                port.record(note);
+                self.notes.push(note);
+            }
+        }
     }
 
     fn rows(&self) -> Rows {
@@ -324,6 +346,9 @@ impl Engine {
                 let failure = (slot, op.holders[io]);
                 if !ok && !op.failed.contains(&failure) {
                     op.failed.push(failure);
+                }
+                if !ok {
+                    op.failed_writes.push(io as u32);
                 }
                 if op.left == 0 {
                     self.scattered(index, port);
@@ -665,16 +690,25 @@ impl Engine {
         }
     }
 
-    /// All writes are done. If one failed, the member is reported and the reply held.
+    /// All writes are done. If one failed, the member is reported and the reply held; so it is if blocks that were bad are
+    /// good now, until that is on record.
     fn scattered(&mut self, index: usize, port: &mut impl Port) {
-        if self.ops[index].failed.is_empty() {
+        let op = &mut self.ops[index];
+        let heals = if op.kind == Kind::Write { &op.plan.heals[..] } else { &[] };
+        if op.failed.is_empty() && heals.is_empty() {
             return self.finish(index, port);
         }
-        for i in 0..self.ops[index].failed.len() {
-            let (slot, holder) = self.ops[index].failed[i];
+        for &(slot, holder) in &op.failed {
             port.member_failed(slot, holder);
         }
-        self.ops[index].state = State::Hold;
+        let well = |heal: &&Heal| op.failed.iter().all(|&(slot, _)| slot != heal.slot);
+        for heal in heals.iter().filter(well) {
+            let Heal { slot, at, sectors } = *heal;
+            let note = Note { slot, holder: port.holder(slot), at, sectors, bad: false };
+            port.record(note);
+            op.notes.push(note);
+        }
+        op.state = State::Hold;
         self.holding.push(index as u32);
         self.look_at_held(port);
     }
@@ -700,14 +734,25 @@ impl Engine {
                 slot.0 < self.geometry.slots() && !self.geometry.tolerates(&incomplete.with(slot))
             };
             let beyond = |failure: &&(Slot, Holder)| broken || loses(failure.0);
-            if let Some(&(slot, _)) = op.failed.iter().find(beyond) {
+            let spent = op.failed.iter().copied().find(|failure| beyond(&failure));
+            if let Some((slot, _)) = spent {
                 op.trouble.get_or_insert(Trouble::Member(slot));
                 if op.kind == Kind::Flush {
                     self.shared.set_flush_lost();
+                } else if !broken && self.geometry.is_redundant() {
+                    op.note_torn_rows(port);
                 }
-            } else if !op.failed.is_empty() {
-                i += 1;
-                continue;
+            }
+            if self.shared.flush_lost() && op.notes.iter().any(|note| !note.bad) {
+                op.trouble.get_or_insert(Trouble::FlushLost);
+            } else if !broken {
+                op.notes.retain(|note| port.holder(note.slot) == note.holder && !note.is_in(&self.view));
+                if !op.notes.is_empty() || (spent.is_none() && !op.failed.is_empty()) {
+                    i += 1;
+                    continue;
+                }
+            } else if !op.notes.is_empty() {
+                op.trouble.get_or_insert(Trouble::Broken);
             }
             self.holding.swap_remove(i);
             self.finish(index as usize, port);

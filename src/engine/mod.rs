@@ -25,6 +25,9 @@
 //!   never older than what the previous holder knew.
 //! - The reply to a write that skipped a failed member waits until the view says that the member is missing. The view
 //!   says so only when the superblocks of the survivors do.
+//! - The reply to a write that made bad blocks good waits until that is recorded. So does the error of a write that failed
+//!   on a member nothing stands in for: its rows go on the list of bad blocks, or what others lost there would be made
+//!   up from bytes that do not belong together.
 //! - Reads that depend on more than one cell, or that could have been served by another copy, are checked against the
 //!   row lock's counter and done again if somebody wrote meanwhile: a value once read does not flip back.
 
@@ -146,6 +149,34 @@ pub enum Trouble {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Holder(pub u32);
 
+/// Blocks of a member to be put on its list of bad ones, or to be taken off because they were written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Note {
+    /// By the number a plan gives it.
+    pub slot: Slot,
+    /// Who was written to.
+    pub holder: Holder,
+    /// The first sector, in the data area.
+    pub at: MemberLba,
+    /// How many.
+    pub sectors: Sectors,
+    /// On the list, or off it.
+    pub bad: bool,
+}
+
+impl Note {
+    /// Does `view` say what the note says?
+    fn is_in(&self, view: &View) -> bool {
+        let (start, end) = (self.at, self.at + self.sectors);
+        let Some(member) = view.device(self.slot) else { return true };
+        if self.bad {
+            member.bad.iter().any(|range| range.0 <= start && end <= range.1)
+        } else {
+            member.bad.iter().all(|range| range.1 <= start || end <= range.0)
+        }
+    }
+}
+
 /// What an engine asks of the world. Nothing here waits.
 pub trait Port {
     /// Reads from `slot`'s data area; ends in [`Engine::complete`] with `tag`.
@@ -178,6 +209,8 @@ pub trait Port {
     fn ask_dirty(&mut self);
     /// A write or flush to whoever filled `slot` then failed. Called for every such failure.
     fn member_failed(&mut self, slot: Slot, holder: Holder);
+    /// Something is to be recorded, durably, of blocks that are stable before. It is done when the view says so.
+    fn record(&mut self, note: Note);
     /// Rows of `slot` could not be read. They are served from redundancy where there is any.
     fn read_failed(&mut self, slot: Slot, at: MemberLba, sectors: Sectors);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
 use crate::disk::{Backend, DiskId};
-use crate::engine::{Shared, Wake};
+use crate::engine::{Note, Shared, Wake};
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::parity::Kernels;
@@ -45,6 +45,8 @@ pub(super) struct Inbox {
     pub dirty_wanted: bool,
     /// Members whose writes or flushes failed: the slot, and who filled it then.
     pub failed: Vec<(Slot, DiskId)>,
+    /// Blocks that are bad, or good again, and whose they were then.
+    pub blocks: Vec<(Note, DiskId)>,
     /// Stop: finish, write "clean", end.
     pub stop: bool,
     /// Do not go on with recovery; checkpoint instead.
@@ -174,7 +176,8 @@ impl Board {
     /// The keeper found nothing to do in what it took last.
     pub(super) fn settle(&self) {
         let inbox = lock(&self.inbox);
-        let empty = !inbox.dirty_wanted && inbox.failed.is_empty() && inbox.changes.is_empty();
+        let told = !inbox.failed.is_empty() || !inbox.blocks.is_empty() || !inbox.changes.is_empty();
+        let empty = !inbox.dirty_wanted && !told;
         self.settled.store(empty, SeqCst);
     }
 
@@ -234,6 +237,17 @@ impl Board {
     /// Bytes of the LU are lost.
     pub(super) fn add_lost(&self, bytes: Range<u64>) {
         join_range(&mut lock(&self.lost), bytes);
+    }
+
+    /// Bytes of the LU that were lost have been written again.
+    pub(super) fn forget_lost(&self, bytes: Range<u64>) {
+        let mut lost = lock(&self.lost);
+        let rest = |range: &Range<u64>| {
+            let before = range.start..range.end.min(bytes.start);
+            let after = range.start.max(bytes.end)..range.end;
+            [before, after].into_iter().filter(|part| part.start < part.end)
+        };
+        *lost = lost.iter().flat_map(rest).collect();
     }
 
     pub(super) fn lost(&self) -> Vec<Range<u64>> {

@@ -10,6 +10,7 @@
 //! | no write for a while | all members flushed; then `resync_offset` as far as in sync, events + 1 | |
 //! | a member failed | its role "faulty", events + 1, on the survivors only; the same once more | the view says "missing"; held replies go out |
 //! | a disk joins or leaves, a spare takes over | the tables, events + 1 | the view; a rebuild begins |
+//! | blocks are bad, or were written and are good again | members flushed; the lists, events + 1 | the view; held replies go out |
 //! | recovery got on | members flushed; then the watermark, events + 1 | the view moves the watermark |
 //! | a replacement is complete | members flushed; then the old disk "faulty", events + 1; the same once more | the view |
 //! | stop | as "clean" | the end |
@@ -22,7 +23,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::disk::{AlignedBuf, DiskId, Op, RegionId, Span};
-use crate::engine::{Reply, Request, Trouble};
+use crate::engine::{Note, Reply, Request, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::superblock::{Role, Time};
 use crate::plan::{Member as MemberView, Presence, Rows, View};
@@ -73,6 +74,8 @@ enum Cause {
     /// The second half of a failure: see the module's text.
     Confirm,
     Membership,
+    /// Blocks are bad, or good again.
+    Blocks,
     /// How far recovery is; with `last`, it ends there.
     Checkpoint {
         last: bool,
@@ -127,6 +130,7 @@ pub(super) struct Keeper {
     /// The table gained a member that was let in: to be recorded before anything is written.
     adopts: bool,
     changes: VecDeque<Change>,
+    blocks: Vec<(Note, DiskId)>,
     dirty_wanted: bool,
     stop: bool,
     pause: bool,
@@ -164,6 +168,7 @@ impl Keeper {
             failed_replacements: SlotSet::EMPTY,
             adopts,
             changes: VecDeque::new(),
+            blocks: Vec::new(),
             dirty_wanted: false,
             stop: false,
             pause: false,
@@ -202,7 +207,7 @@ impl Keeper {
         // Last of all: a wake that came since the inbox was emptied may have been taken for a completion.
         self.listen();
         let failed = !self.failed.is_empty() || !self.failed_replacements.is_empty();
-        let told = self.dirty_wanted || failed || !self.changes.is_empty();
+        let told = self.dirty_wanted || failed || !self.changes.is_empty() || !self.blocks.is_empty();
         if self.round.is_none() && told {
             return Some(Duration::ZERO);
         }
@@ -231,7 +236,8 @@ impl Keeper {
     }
 
     fn listen(&mut self) {
-        let Inbox { dirty_wanted, failed, stop, pause, changes } = self.board.take_inbox();
+        let Inbox { dirty_wanted, failed, blocks, stop, pause, changes } = self.board.take_inbox();
+        self.blocks.extend(blocks);
         self.dirty_wanted |= dirty_wanted;
         self.stop |= stop;
         self.pause |= pause;
@@ -261,6 +267,9 @@ impl Keeper {
         }
         if std::mem::take(&mut self.adopts) {
             return self.begin(Cause::Membership, now, Vec::new());
+        }
+        if self.note_blocks() {
+            return self.begin(Cause::Blocks, now, Vec::new());
         }
         if let Some(change) = self.changes.pop_front()
             && let Some(waiting) = self.change(change)
@@ -425,6 +434,56 @@ impl Keeper {
         self.set_fate(disk, Fate::Aside(MemberState::Faulty, format!("it was replaced in {slot}")));
         self.set_fate(heir, Fate::Active(slot));
         lock(&self.board.notes).push(format!("{name} ({slot}) is replaced and no longer used"));
+    }
+
+    /// Takes notes of blocks into the lists. True if there were any.
+    fn note_blocks(&mut self) -> bool {
+        let mut any = false;
+        for (note, disk) in std::mem::take(&mut self.blocks) {
+            let Note { slot: number, at, sectors, bad, .. } = note;
+            // Who took the write may be gone by now.
+            if self.members.wire(number).is_none_or(|wire| wire.disk != disk) {
+                continue;
+            }
+            any = true;
+            if bad {
+                if !self.mark_bad(number, at, sectors) {
+                    let text =
+                        "blocks that a write left half done cannot be recorded: no more writes are taken";
+                    lock(&self.board.notes).push(text.to_owned());
+                    self.board.shared.set_broken();
+                }
+                continue;
+            }
+            if let Some(member) = self.members.numbered(number) {
+                member.remove_bad(at, sectors);
+            }
+            self.members.changed = true;
+            if let Some(member) = self.view.device_mut(number) {
+                member.mark_good(at, sectors);
+            }
+            self.forget_lost(number, at, sectors);
+        }
+        any
+    }
+
+    /// What a write made good on a member is not lost any more where it is data of the LU.
+    fn forget_lost(&self, number: Slot, at: MemberLba, sectors: Sectors) {
+        let geometry = &self.board.geometry;
+        let slot = Slot(number.0 % geometry.slots());
+        let mut at = at;
+        let end = at + sectors;
+        while at < end {
+            let Some(place) = geometry.find(slot, at) else { return };
+            let map = geometry.stripe(place.stripe);
+            let rows = u64::from(map.rows() - place.row).min(end.0 - at.0).max(1);
+            let data = if map.parities() == 0 { 0 } else { place.cell };
+            if data < map.cells() - u16::from(map.parities()) {
+                let start = (map.lba(data) + Sectors(u64::from(place.row))).bytes();
+                self.board.forget_lost(start..start + rows * SECTOR);
+            }
+            at = at + Sectors(rows);
+        }
     }
 
     /// Takes a change of membership into the tables; `None` if it was answered at once.
@@ -702,7 +761,7 @@ impl Keeper {
                 self.end_walk();
                 return self.begin(Cause::Confirm, now, round.waiting);
             }
-            Cause::Confirm | Cause::Membership | Cause::Clean => {}
+            Cause::Confirm | Cause::Membership | Cause::Blocks | Cause::Clean => {}
         }
         self.publish_if_changed();
         self.board.wake_queues();
@@ -851,42 +910,41 @@ impl Keeper {
         }
         let rows = filling.rows;
         match goal {
-            Goal::Rebuild(slot) => self.mark_bad(slot, slot, filling.stripe, rows),
+            Goal::Rebuild(slot) => self.give_up_cell(slot, slot, filling.stripe, rows),
             Goal::Replace(slot) => {
-                self.mark_bad(self.view.replacement_number(slot), slot, filling.stripe, rows);
+                self.give_up_cell(self.view.replacement_number(slot), slot, filling.stripe, rows);
             }
             Goal::Resync => {
                 let parities: Vec<Slot> =
                     (map.cells() - data..map.cells()).map(|cell| map.cell(cell).slot).collect();
                 for slot in parities {
-                    self.mark_bad(slot, slot, filling.stripe, rows);
+                    self.give_up_cell(slot, slot, filling.stripe, rows);
                 }
             }
         }
     }
 
-    /// Puts rows of `slot`'s cell on the bad-block list of the disk that goes by `number`, to be written with the next
-    /// round; without room there that disk fails.
-    fn mark_bad(&mut self, number: Slot, slot: Slot, stripe: Stripe, rows: Rows) {
+    /// Puts rows of `slot`'s cell on the list of the disk that goes by `number`; without room there that disk fails.
+    fn give_up_cell(&mut self, number: Slot, slot: Slot, stripe: Stripe, rows: Rows) {
         let geometry = self.board.geometry.clone();
         let map = geometry.stripe(stripe);
         let Some(cell) = map.cell_of(slot) else { return };
         let at = map.cell(cell).at + Sectors(u64::from(rows.start));
-        let length = Sectors(u64::from(rows.len()));
-        let Some(member) = self.members.numbered(number) else { return };
-        if !member.add_bad(at, length) {
-            return self.note_failed(number);
+        if !self.mark_bad(number, at, Sectors(u64::from(rows.len()))) {
+            self.note_failed(number);
         }
+    }
+
+    /// Puts sectors on the bad-block list of the disk that goes by `number`, to be written with the next round. False if
+    /// there is no room on disk.
+    fn mark_bad(&mut self, number: Slot, at: MemberLba, length: Sectors) -> bool {
+        let Some(member) = self.members.numbered(number) else { return true };
+        let recorded = member.add_bad(at, length);
         self.members.changed = true;
-        let mut devices = self.view.members.iter_mut().chain(&mut self.view.replacements);
-        if let Some(member) = devices.nth(number.index()) {
-            let end = at + length;
-            match member.bad.iter_mut().find(|(_, bad_end)| *bad_end == at) {
-                Some(range) => range.1 = end,
-                None => member.bad.push((at, end)),
-            }
-            member.bad.sort();
+        if let Some(member) = self.view.device_mut(number) {
+            member.mark_bad(at, length);
         }
+        recorded
     }
 
     /// Takes over how far the walk is into the view.
@@ -913,7 +971,7 @@ impl Keeper {
 
 /// Is a round for this cause a promise about what members hold, so that they are flushed before?
 fn flushes(cause: Cause) -> bool {
-    matches!(cause, Cause::Clean | Cause::Checkpoint { .. } | Cause::Swap(_))
+    matches!(cause, Cause::Clean | Cause::Blocks | Cause::Checkpoint { .. } | Cause::Swap(_))
 }
 
 /// What recovery is to do next, and from where.

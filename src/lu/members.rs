@@ -47,6 +47,15 @@ impl Member {
         self.encode_bad().is_some()
     }
 
+    /// Takes a range of the data area off the list.
+    pub(super) fn remove_bad(&mut self, at: MemberLba, length: Sectors) {
+        self.bad.remove(self.superblock.data_offset + Sectors(at.0), length);
+        self.bad_changed = true;
+        if self.bad.is_empty() {
+            self.superblock.features = self.superblock.features.without(Features::BAD_BLOCKS);
+        }
+    }
+
     /// The list and where it goes, whole blocks; `None` if there is no place for it or not enough.
     fn encode_bad(&self) -> Option<(DiskLba, Vec<u8>)> {
         let area = self.superblock.bblog_area()?;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::disk::{AlignedBuf, DiskId, Disks, Done, Lent, Memory, Op, RegionId, Span};
-use crate::engine::{Bytes, Engine, Holder, Keep, Limits, Port, QueueId, Reply, Request, Wake};
+use crate::engine::{Bytes, Engine, Holder, Keep, Limits, Note, Port, QueueId, Reply, Request, Wake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::View;
 use crate::units::{Lba, MemberLba, SECTOR, Sectors, Slot};
@@ -267,6 +267,11 @@ impl Port for Side {
     fn member_failed(&mut self, slot: Slot, holder: Holder) {
         let Ok(disk) = u16::try_from(holder.0) else { return };
         self.board.tell_keeper(|inbox| inbox.failed.push((slot, DiskId(disk))));
+    }
+
+    fn record(&mut self, note: Note) {
+        let Ok(disk) = u16::try_from(note.holder.0) else { return };
+        self.board.tell_keeper(|inbox| inbox.blocks.push((note, DiskId(disk))));
     }
 
     fn read_failed(&mut self, slot: Slot, _at: MemberLba, _sectors: Sectors) {

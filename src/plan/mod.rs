@@ -9,8 +9,9 @@
 //! - A stripe is `k` data symbols and a list of cells; every cell is a linear function of the data: itself (data,
 //!   copies), the sum (P), the sum weighted by powers of the generator (Q).
 //! - In one run of rows a cell is *good* (read and written), *to be filled* (written; what it
-//!   holds is not to be believed: above a rebuild's watermark, unreadable, or redundancy not yet in sync) or
-//!   *gone* (no disk, or a recorded bad range). All that health means is in these three words.
+//!   holds is not to be believed: above a rebuild's watermark, unreadable, or redundancy not yet in sync), *bad* (on a
+//!   list of bad blocks: neither, until a write brings all of it) or *gone* (no disk). All that health means is in these
+//!   four words.
 //! - A slot whose disk is being replaced has two disks: a cell there is worth what the better of them is, is read from
 //!   that one, and every write of it goes to both. To *fill* is then also to give one what the other has.
 //! - A band is cut into *segments*, runs of rows in which the statuses and the set of written cells are the same. Each
@@ -41,7 +42,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::units::{MemberLba, Slot, Stripe};
+use crate::units::{MemberLba, Sectors, Slot, Stripe};
 
 /// A run of rows of a stripe: sectors counted from the start of each cell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
@@ -147,6 +148,17 @@ pub struct Io {
     pub buf: Buf,
 }
 
+/// Bad sectors that a write makes good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heal {
+    /// Whose, by the number that [`Io::slot`] has.
+    pub slot: Slot,
+    /// The first, in the member's data area.
+    pub at: MemberLba,
+    /// How many.
+    pub sectors: Sectors,
+}
+
 /// A source of a fold and its factor for each target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Term {
@@ -203,6 +215,8 @@ pub struct Plan {
     pub terms: Vec<Term>,
     /// Writes, after all folds; all may run at once.
     pub scatter: Vec<Io>,
+    /// Sectors on lists of bad blocks that are good once the writes are done: to be taken off, durably, before the reply.
+    pub heals: Vec<Heal>,
     /// Segments and how each is done.
     pub segments: Vec<(Rows, Method)>,
     /// Scratch lanes needed, each [`Plan::lane_rows`] sectors.

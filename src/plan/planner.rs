@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{
-    Base, Buf, Fault, Fold, Io, Lost, Member, Method, Piece, Plan, Presence, Rows, Term, View, Want,
+    Base, Buf, Fault, Fold, Heal, Io, Lost, Member, Method, Piece, Plan, Presence, Rows, Term, View, Want,
 };
 use crate::geometry::{CellKind, StripeMap};
 use crate::parity::gf;
@@ -16,8 +16,22 @@ enum Status {
     Good,
     /// Written, not believed.
     Fill,
+    /// On a list of bad blocks: not read, and written only with what makes it right as a whole.
+    Bad,
     /// Neither.
     Gone,
+}
+
+impl Status {
+    /// Written as a matter of course?
+    fn is_live(self) -> bool {
+        matches!(self, Status::Good | Status::Fill)
+    }
+
+    /// Written when all of it is at hand?
+    fn is_writable(self) -> bool {
+        self != Status::Gone
+    }
 }
 
 /// Index that stands for "none".
@@ -49,6 +63,8 @@ struct CellWork {
     to: [Option<Slot>; 2],
     /// Only in a good cell.
     behind: Option<Slot>,
+    /// Who has these rows on its list of bad blocks: a write makes them good again.
+    bad: [Option<Slot>; 2],
     /// The piece that covers it in the current segment, or `NONE`.
     piece: u32,
     /// Where the current segment's old (or decoded) content is, once it has been asked for.
@@ -81,6 +97,7 @@ pub fn plan(
     out.terms.clear();
     out.scatter.clear();
     out.segments.clear();
+    out.heals.clear();
     out.lanes = 0;
     out.rows = match want {
         Want::Read(pieces) | Want::Write(pieces) => {
@@ -176,6 +193,7 @@ impl Scratch {
                 from: cell.slot,
                 to: [None; 2],
                 behind: None,
+                bad: [None; 2],
                 piece: NONE,
                 source: None,
                 lane: None,
@@ -198,7 +216,7 @@ impl CellWork {
     fn weigh(&mut self, view: &View, faults: &[Fault], rows: Rows) {
         let worth = |number: Slot, member: &Member| match member.presence {
             Presence::Missing => Status::Gone,
-            _ if overlaps_bad(&member.bad, self.at, rows) => Status::Gone,
+            _ if overlaps_bad(&member.bad, self.at, rows) => Status::Bad,
             Presence::Below(watermark) if self.at + Sectors(u64::from(rows.start)) >= watermark => {
                 Status::Fill
             }
@@ -206,18 +224,22 @@ impl CellWork {
             _ => Status::Good,
         };
         let own = worth(self.slot, &view.members[self.slot.index()]);
-        let writable = |status: Status, number: Slot| (status != Status::Gone).then_some(number);
+        let live = |status: Status, number: Slot| status.is_live().then_some(number);
+        let bad = |status: Status, number: Slot| (status == Status::Bad).then_some(number);
         (self.status, self.from, self.behind) = (own, self.slot, None);
-        self.to = [writable(own, self.slot), None];
+        self.to = [live(own, self.slot), None];
+        self.bad = [bad(own, self.slot), None];
         let Some((number, member)) = view.replacement(self.slot) else { return };
         let other = worth(number, member);
-        self.to[1] = writable(other, number);
+        self.to[1] = live(other, number);
+        self.bad[1] = bad(other, number);
         match (own, other) {
             (Status::Good, Status::Fill) => self.behind = Some(number),
             (Status::Fill, Status::Good) => {
                 (self.status, self.from, self.behind) = (other, number, Some(self.slot))
             }
             (Status::Gone, _) => (self.status, self.from) = (other, number),
+            (Status::Bad, Status::Good | Status::Fill) => (self.status, self.from) = (other, number),
             _ => {}
         }
     }
@@ -380,34 +402,41 @@ impl Planner<'_> {
 
     fn write_copies(&mut self, rows: Rows) -> Option<Method> {
         let buf = self.client(0, rows)?;
-        self.best_copy()?;
+        // One must be there that can be read afterwards.
+        if !self.scratch.cells.iter().any(|cell| matches!(cell.status, Status::Good | Status::Bad)) {
+            return None;
+        }
         for cell in 0..self.map.cells() {
-            if self.status(cell) != Status::Gone {
-                self.push_write(cell, rows, buf);
-            }
+            self.push_write(cell, rows, buf);
         }
         Some(Method::Plain)
     }
 
     fn write_parity(&mut self, rows: Rows) -> Option<Method> {
-        let (mut written, mut kept_unreadable, mut written_unreadable) = (0, 0, 0);
+        let (mut written, mut kept_unreadable, mut written_unreadable, mut healed) = (0, 0, 0, 0);
         for data in 0..self.data_cells() {
             let unreadable = usize::from(self.status(data) != Status::Good);
             if self.is_wanted(data) {
                 written += 1;
                 written_unreadable += unreadable;
+                healed += usize::from(self.scratch.cells[usize::from(data)].bad != [None; 2]) * unreadable;
             } else {
                 kept_unreadable += unreadable;
             }
         }
         let kept = usize::from(self.data_cells()) - written;
-        let parities = self.parities_where(|status| status != Status::Gone);
+        let parities = self.parities_where(Status::is_live);
         let good = self.parities_where(|status| status == Status::Good);
         // What is written must be readable afterwards, from itself or through parity.
-        if written_unreadable > 0 && written_unreadable + kept_unreadable > parities {
+        let lost = written_unreadable - healed;
+        if lost > 0 && lost + kept_unreadable > parities {
             return None;
         }
-        let method = if parities == 0 {
+        let has_bad_parity = self.parities_where(|status| status == Status::Bad) > 0;
+        let method = if has_bad_parity && kept_unreadable == 0 {
+            // Made from all of the row it becomes good, which is worth some reads.
+            Method::Rewrite
+        } else if parities == 0 {
             Method::Plain
         } else {
             let modify = (written_unreadable == 0 && good == parities).then_some(written + parities);
@@ -421,24 +450,26 @@ impl Planner<'_> {
         };
         match method {
             Method::Modify => self.modify(rows),
-            Method::Rewrite => self.fold_parity(rows, |status| status != Status::Gone),
+            Method::Rewrite => self.fold_parity(rows, Status::is_writable),
             Method::DecodeRewrite => {
                 let lost = self.unreadable_data();
                 self.decode(rows, lost, |planner, cell| {
                     (!planner.is_wanted(cell)).then(|| planner.lane(cell, rows))
                 })?;
-                self.fold_parity(rows, |status| status != Status::Gone);
+                self.fold_parity(rows, Status::is_writable);
             }
             _ => {}
         }
         for data in 0..self.data_cells() {
-            if self.status(data) != Status::Gone
-                && let Some(buf) = self.client(data, rows)
-            {
+            if let Some(buf) = self.client(data, rows) {
                 self.push_write(data, rows, buf);
             }
         }
-        self.write_parities(rows, |status| status != Status::Gone);
+        match method {
+            Method::Modify => self.write_parities(rows, Status::is_live),
+            Method::Plain => {}
+            _ => self.write_parities(rows, Status::is_writable),
+        }
         Some(method)
     }
 
@@ -492,14 +523,15 @@ impl Planner<'_> {
     /// Read-modify-write: every parity gains the difference between old and new of every written cell.
     fn modify(&mut self, rows: Rows) {
         let mut targets = [None, None];
-        for (target, cell) in targets.iter_mut().zip(self.parity_cells(|_| true).into_iter().flatten()) {
+        for (target, cell) in targets.iter_mut().zip(self.parity_cells(Status::is_live).into_iter().flatten())
+        {
             *target = Some(self.old(cell, rows));
         }
         let first = self.out.terms.len();
         for data in 0..self.data_cells() {
             if let Some(new) = self.client(data, rows) {
                 let old = self.old(data, rows);
-                let coef = self.parity_coef(data, |status| status != Status::Gone);
+                let coef = self.parity_coef(data, Status::is_live);
                 self.out.terms.push(Term { buf: old, coef });
                 self.out.terms.push(Term { buf: new, coef });
             }
@@ -704,12 +736,17 @@ impl Planner<'_> {
         push(&mut self.out.gather, &mut work.last_read, work.from, work.at, cell, rows, buf);
     }
 
-    /// A write reaches the slot's disk and the one that is to replace it: all copies of a cell come from the same bytes.
+    /// A write reaches the slot's disk and the one that is to replace it: all copies of a cell come from the same bytes. It
+    /// makes bad rows good.
     fn push_write(&mut self, cell: u16, rows: Rows, buf: Buf) {
         let work = &mut self.scratch.cells[usize::from(cell)];
-        for (number, last) in work.to.iter().zip(&mut work.last_write) {
-            if let Some(number) = *number {
+        for ((to, bad), last) in work.to.iter().zip(work.bad).zip(&mut work.last_write) {
+            if let Some(number) = to.or(bad) {
                 push(&mut self.out.scatter, last, number, work.at, cell, rows, buf);
+            }
+            if let Some(slot) = bad {
+                let start = work.at + Sectors(u64::from(rows.start));
+                self.out.heals.push(Heal { slot, at: start, sectors: Sectors(u64::from(rows.len())) });
             }
         }
     }

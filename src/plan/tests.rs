@@ -54,6 +54,7 @@ const SECONDS: [Second; 3] = [Second::Fresh, Second::ToRow4, Second::ToRow5WithB
 enum Worth {
     Good,
     Fill,
+    Bad,
     Gone,
 }
 
@@ -160,7 +161,7 @@ impl<'g> Case<'g> {
                     Ailment::Missing => Worth::Gone,
                     Ailment::Rebuilding => Worth::Fill,
                     Ailment::RebuiltToRow4 if row >= 4 => Worth::Fill,
-                    Ailment::BadRow3 if row == 3 => Worth::Gone,
+                    Ailment::BadRow3 if row == 3 => Worth::Bad,
                     Ailment::FaultRow4 if row == 4 => Worth::Fill,
                     _ => continue,
                 };
@@ -175,14 +176,15 @@ impl<'g> Case<'g> {
             for row in 0..CHUNK as usize {
                 let worth = match second {
                     Second::ToRow4 if row < 4 => Worth::Good,
-                    Second::ToRow5WithBadRow3 if row == 3 => Worth::Gone,
+                    Second::ToRow5WithBadRow3 if row == 3 => Worth::Bad,
                     Second::ToRow5WithBadRow3 if row < 5 => Worth::Good,
                     _ => Worth::Fill,
                 };
                 self.each[1][usize::from(cell)][row] = worth;
                 let own = &mut self.worth[usize::from(cell)][row];
                 match (*own, worth) {
-                    (Worth::Good, _) | (Worth::Fill, Worth::Fill | Worth::Gone) => {}
+                    (Worth::Good, _) | (Worth::Fill, Worth::Fill | Worth::Bad | Worth::Gone) => {}
+                    (Worth::Bad, Worth::Bad | Worth::Gone) => {}
                     (_, better) => *own = better,
                 }
             }
@@ -311,7 +313,17 @@ impl<'g> Case<'g> {
         for (which, (cell, row)) in (0..2).flat_map(|which| sectors.clone().map(move |at| (which, at))) {
             let (now, then) = (self.disk[which][cell][row], before[which][cell][row]);
             let worth = self.each[which][cell][row];
-            if worth == Worth::Gone || !touched(which, cell, row) {
+            let map = self.map.cell(cell as u16);
+            let number = if which == 0 { map.slot } else { self.view.replacement_number(map.slot) };
+            let at = map.at + Sectors(row as u64);
+            let heals = |heal: &Heal| heal.slot == number && heal.at <= at && at < heal.at + heal.sectors;
+            let healed = plan.heals.iter().any(heals);
+            assert!(!healed || worth == Worth::Bad, "heals what is not bad\n{plan}");
+            if worth == Worth::Bad {
+                let must = touched(which, cell, row) && cell < self.data_cells();
+                assert!(healed || !must, "row {row} of cell {cell} was written and stays bad\n{plan}");
+            }
+            if worth == Worth::Gone || (worth == Worth::Bad && !healed) || !touched(which, cell, row) {
                 assert_eq!(now, then, "disk {which} of cell {cell} row {row} changed\n{plan}");
             } else {
                 assert_eq!(now, truth[cell][row], "disk {which} of cell {cell} row {row}\n{plan}");
@@ -394,15 +406,17 @@ fn try_writes(
     let possible =
         (ACTIVE.start as usize..ACTIVE.end as usize).filter(|&row| row_is_touched(row)).all(|row| {
             if case.map.parities() == 0 {
-                return case.worth.iter().any(|cell| cell[row] == Worth::Good);
+                return case.worth.iter().any(|cell| matches!(cell[row], Worth::Good | Worth::Bad));
             }
-            let lost_written =
-                (0..k).filter(|&d| wanted(d, row) && case.worth[d][row] != Worth::Good).count();
-            let lost_kept = case.lost_data(row) - lost_written;
-            let alive = case.parities(row, |w| w != Worth::Gone);
+            let is_bad = |d: usize| case.each.iter().any(|each| each[d][row] == Worth::Bad);
+            let wanted_lost = || (0..k).filter(|&d| wanted(d, row) && case.worth[d][row] != Worth::Good);
+            let lost_kept = case.lost_data(row) - wanted_lost().count();
+            let alive = case.parities(row, |w| matches!(w, Worth::Good | Worth::Fill));
             let good = case.parities(row, |w| w == Worth::Good);
+            // What was bad can be read once it is written.
+            let lost_written = wanted_lost().filter(|&d| !is_bad(d)).count();
             let readable_after = lost_written == 0 || lost_written + lost_kept <= alive;
-            let modify = lost_written == 0 && good == alive;
+            let modify = wanted_lost().count() == 0 && good == alive;
             readable_after && (alive == 0 || lost_kept == 0 || modify || case.lost_data(row) <= good)
         });
     let result = super::plan(&case.map, &case.view, &case.faults, 0, Want::Write(&pieces), plan);

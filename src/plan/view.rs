@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::units::{MemberLba, Slot, SlotSet};
+use crate::units::{MemberLba, Sectors, Slot, SlotSet};
 
 /// The health of an LU at one epoch. A change makes a new view with a higher epoch; views are never edited in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct View {
 pub struct Member {
     /// Is there a disk, and how much of it may be read?
     pub presence: Presence,
-    /// Sectors of the data area that must not be read or written (md's bad-block list), sorted, not overlapping.
+    /// Sectors of the data area that must not be read until they are written (md's bad-block list), sorted, not overlapping.
     pub bad: Vec<(MemberLba, MemberLba)>,
     /// Read only when no other copy is there (md's write-mostly).
     pub avoid: bool,
@@ -46,6 +46,31 @@ pub enum Presence {
     Below(MemberLba),
 }
 
+impl Member {
+    /// Puts `sectors` from `at` on the list of bad blocks.
+    pub fn mark_bad(&mut self, at: MemberLba, sectors: Sectors) {
+        self.bad.push((at, at + sectors));
+        self.bad.sort();
+        // Neighbours become one.
+        self.bad.dedup_by(|next, last| {
+            let joins = next.0 <= last.1;
+            if joins {
+                last.1 = last.1.max(next.1);
+            }
+            joins
+        });
+    }
+
+    /// Takes `sectors` from `at` off the list; ranges that stick out are cut or split.
+    pub fn mark_good(&mut self, at: MemberLba, sectors: Sectors) {
+        let (start, end) = (at, at + sectors);
+        let rest = |&(a, b): &(MemberLba, MemberLba)| {
+            [(a, b.min(start)), (a.max(end), b)].into_iter().filter(|part| part.0 < part.1)
+        };
+        self.bad = self.bad.iter().flat_map(rest).collect();
+    }
+}
+
 impl View {
     /// All `slots` present and in sync.
     pub fn healthy(slots: u16) -> View {
@@ -57,6 +82,11 @@ impl View {
     /// Who goes by a number: a slot's own disk, or the one that is to replace it.
     pub fn device(&self, number: Slot) -> Option<&Member> {
         self.devices().nth(number.index())
+    }
+
+    /// The same, to be changed.
+    pub fn device_mut(&mut self, number: Slot) -> Option<&mut Member> {
+        self.members.iter_mut().chain(&mut self.replacements).nth(number.index())
     }
 
     /// All disks by their numbers: first the slots', then the replacements.
