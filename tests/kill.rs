@@ -117,7 +117,7 @@ fn child() {
                     ledger.note(lba, sectors, false, &turns);
                     lu.write_at(&bytes, lba * SECTOR as u64).unwrap();
                     ledger.note(lba, sectors, true, &turns);
-                    if random(&mut state) % 50 == 0 {
+                    if random(&mut state).is_multiple_of(50) {
                         lu.flush().unwrap();
                     }
                 }
