@@ -343,14 +343,14 @@ fn answers_without_blocking(file: &File, block: u32) -> bool {
 
 /// Which disk it is. Equal for the same disk by any path, link or device node; a loop device is the file it
 /// stands for, a partition a place on its disk.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Identity {
     base: Base,
     /// Where it begins on `base`, in bytes.
     start: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Base {
     File { device: u64, inode: u64 },
     Device(u64),

@@ -2,10 +2,13 @@
 //!
 //! The rules are md's, as its kernel driver and mdadm apply them:
 //!
-//! - The *freshest* superblock is the one with the highest event count among members with a slot of their own; what
-//!   concerns the whole LU is taken from it. Spares never are the freshest.
+//! - The *freshest* superblock is the one with the highest event count among members with a slot of their
+//!   own, of equal ones the one written last, in whatever order they are offered; what concerns the whole LU
+//!   is taken from it. Spares never are the freshest.
 //! - A member two or more events behind it is stale: it missed writes. One behind is tolerated (an update was cut short), and
 //!   then the freshest superblock says what its role is.
+//! - Of two members that claim one slot the one with more events has it. With equally many they are refused,
+//!   and so are two halves of an LU that went on alone if neither is newer.
 //! - A member whose own table calls the freshest one missing or faulty lived on without it: split brain; it is set aside.
 //! - A rebuilding member is good below its recovery offset. So is a replacement, the second disk of a slot; where the
 //!   slot's own disk is gone it fills the slot.
@@ -17,12 +20,13 @@
 use crate::disk::DiskId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::badblocks::BadBlocks;
-use crate::format::superblock::{Features, Found, Role, Superblock, Uuid, WRITE_MOSTLY};
+use crate::format::superblock::{Features, Found, Role, Superblock, Time, Uuid, WRITE_MOSTLY};
 use crate::geometry::{Geometry, Shape};
 use crate::plan::{Member as MemberView, Presence, View};
 use crate::units::{Level, MemberLba, Sectors, Slot, SlotSet};
 
 use super::status::MemberState;
+use super::ways_out::{self, one_too_many};
 
 /// A disk that was offered.
 #[derive(Debug)]
@@ -99,7 +103,7 @@ impl Joined {
     }
 }
 
-fn superblock(candidate: &Candidate) -> Option<&Superblock> {
+pub(super) fn superblock(candidate: &Candidate) -> Option<&Superblock> {
     candidate.found.as_ref().ok().map(|found| &found.superblock)
 }
 
@@ -135,14 +139,20 @@ pub(super) fn join(candidates: Vec<Candidate>, set: Uuid, allow: &Allow) -> Resu
         if fates[index].is_some() {
             continue;
         }
-        let fate = judge(&candidates, index, freshest, &facts, allow);
+        let mut fate = judge(&candidates, index, freshest, &facts, allow);
         if let Fate::Active(slot) = fate {
             match slots.get_mut(slot.index()) {
                 Some(place @ None) => *place = Some(index),
                 Some(Some(other)) => {
-                    let (a, b) = (&candidates[*other].name, &candidates[index].name);
-                    let text = format!("{a} and {b} both claim {slot}: leave one of them out");
-                    return Err(Error::new(ErrorKind::CannotStart, text));
+                    let holder = std::mem::replace(other, index);
+                    *other = newer_of(&candidates, holder, index, slot, allow)?;
+                    let (kept, left) = if *other == index { (index, holder) } else { (holder, index) };
+                    let aside = Fate::Aside(MemberState::Stale, outdone(&candidates, kept, left, slot));
+                    // One of the two is judged already; the other is about to be.
+                    match left == index {
+                        true => fate = aside,
+                        false => fates[left] = Some(aside),
+                    }
                 }
                 None => {
                     let text = format!(
@@ -197,26 +207,53 @@ fn refuse_clones(candidates: &[Candidate], fates: &[Option<Fate>]) -> Result<()>
                 continue;
             };
             if x.device_uuid == y.device_uuid && x.events == y.events {
-                let (a, b) = (&candidates[a].name, &candidates[b].name);
-                let text = format!(
-                    "{a} and {b} are copies of one member ({}): leave one of them out",
-                    x.device_uuid
-                );
-                return Err(Error::new(ErrorKind::CannotStart, text));
+                let what = format!("are copies of one member ({})", x.device_uuid);
+                return Err(one_too_many(candidates, a, b, &what));
             }
         }
     }
     Ok(())
 }
 
+/// Of two members that claim one slot, the one with more events: what the other has was replaced. One that
+/// was let in although it is stale is not weighed: leave was asked for it without knowing of the other.
+fn newer_of(candidates: &[Candidate], a: usize, b: usize, slot: Slot, allow: &Allow) -> Result<usize> {
+    let events = |i: usize| superblock(&candidates[i]).map_or(0, |sb| sb.events);
+    let forced = |i: usize| allow.stale.contains(&candidates[i].disk);
+    if events(a) == events(b) || forced(a) || forced(b) {
+        return Err(one_too_many(candidates, a, b, &format!("both claim {slot}")));
+    }
+    Ok(if events(a) > events(b) { a } else { b })
+}
+
+fn outdone(candidates: &[Candidate], kept: usize, left: usize, slot: Slot) -> String {
+    let events = |i: usize| superblock(&candidates[i]).map_or(0, |sb| sb.events);
+    let name = &candidates[kept].name;
+    format!(
+        "{name} claims {slot} too and is newer (it is at event {}, {name} at {})",
+        events(left),
+        events(kept)
+    )
+}
+
 fn freshest(candidates: &[Candidate], fates: &[Option<Fate>], allow: &Allow) -> Result<usize> {
-    let mut best: Option<(u64, usize)> = None;
+    let mut best: Option<((u64, Time), usize)> = None;
     for (i, candidate) in candidates.iter().enumerate().filter(|&(i, _)| fates[i].is_none()) {
         let Some(sb) = superblock(candidate) else { continue };
         let counts = matches!(sb.my_role(), Role::Active(_)) && !sb.features.contains(Features::REPLACEMENT);
-        let forced = allow.stale.contains(&candidate.disk);
-        if counts && !forced && best.is_none_or(|(events, _)| sb.events > events) {
-            best = Some((sb.events, i));
+        let age = (sb.events, sb.utime);
+        if !counts || best.is_some_and(|(other, _)| age < other) {
+            continue;
+        }
+        match best {
+            Some((other, index)) if age == other => {
+                let facts = superblock(&candidates[index]).expect("chosen for it");
+                let forced = [i, index].iter().any(|&i| allow.stale.contains(&candidates[i].disk));
+                if !forced && is_without(sb, facts) {
+                    return Err(ways_out::two_halves(candidates, index, i));
+                }
+            }
+            _ => best = Some((age, i)),
         }
     }
     if let Some((_, index)) = best {
@@ -231,8 +268,28 @@ fn freshest(candidates: &[Candidate], fates: &[Option<Fate>], allow: &Allow) -> 
     Err(Error::new(ErrorKind::CannotStart, text))
 }
 
+/// Did the LU of `sb` go on without the member that `facts` is of? Its table says so, or has nobody in its
+/// slot any more.
+pub(super) fn is_without(sb: &Superblock, facts: &Superblock) -> bool {
+    let Role::Active(slot) = facts.my_role() else { return false };
+    // A disk that is being rebuilt has its slot only since a moment ago: a round that was cut short says
+    // nothing.
+    let settled = facts.watermark().is_none();
+    match sb.role_of(facts.dev_number) {
+        Role::Faulty => true,
+        Role::Spare => settled && !sb.roles.contains(&slot.0),
+        _ => false,
+    }
+}
+
 /// What becomes of a candidate that has a superblock of this LU.
-fn judge(candidates: &[Candidate], index: usize, freshest: usize, facts: &Superblock, allow: &Allow) -> Fate {
+pub(super) fn judge(
+    candidates: &[Candidate],
+    index: usize,
+    freshest: usize,
+    facts: &Superblock,
+    allow: &Allow,
+) -> Fate {
     let candidate = &candidates[index];
     let sb = superblock(candidate).expect("judged for its superblock");
     let shape = |sb: &Superblock| (sb.level, sb.layout, sb.chunk);
@@ -263,20 +320,16 @@ fn judge(candidates: &[Candidate], index: usize, freshest: usize, facts: &Superb
         return Fate::Active(own_slot);
     }
     let fresh_name = &candidates[freshest].name;
-    let calls_freshest = sb.role_of(facts.dev_number);
-    if index != freshest && calls_freshest == Role::Faulty {
+    if index != freshest && is_without(sb, facts) {
         let why = format!(
-            "it went on without {fresh_name}, which it calls {calls_freshest} (it is at event {}, {fresh_name} at {}); \
-             to use it nevertheless: --allow-stale {}",
-            sb.events, facts.events, candidate.name
+            "it went on without {fresh_name}, which it calls faulty or missing (it is at event {}, \
+             {fresh_name} at {})",
+            sb.events, facts.events
         );
         return Fate::Aside(MemberState::Stale, why);
     }
     if sb.events.saturating_add(1) < facts.events {
-        let why = format!(
-            "it missed writes: it is at event {}, {fresh_name} at {}; to use it nevertheless: --allow-stale {}",
-            sb.events, facts.events, candidate.name
-        );
+        let why = format!("it missed writes: it is at event {}, {fresh_name} at {}", sb.events, facts.events);
         return Fate::Aside(MemberState::Stale, why);
     }
     // One behind at most: what the freshest says of it counts.
@@ -328,6 +381,7 @@ fn finish(
         refusal: None,
     };
     joined.refusal = refusal(&joined, facts, allow);
+    ways_out::tell(&mut joined);
     Ok(joined)
 }
 
@@ -373,15 +427,17 @@ fn refusal(joined: &Joined, facts: &Superblock, allow: &Allow) -> Option<Error> 
         let slots: Vec<Slot> = missing.iter().collect();
         let total = joined.slots.len();
         return cannot(format!(
-            "{} of {total} members are there; without slot {} the data is not whole",
+            "{} of {total} members are there; without slot {} the data is not whole{}",
             total - slots.len(),
-            names(&slots)
+            names(&slots),
+            ways_out::stale_flags(joined)
         ));
     }
     if !joined.geometry.tolerates(&joined.incomplete()) {
-        return cannot(
-            "a member is missing while another is still being rebuilt: the data is not whole".into(),
-        );
+        return cannot(format!(
+            "a member is missing while another is still being rebuilt: the data is not whole{}",
+            ways_out::stale_flags(joined)
+        ));
     }
     if joined.dirty && facts.features.contains(Features::BITMAP) && !allow.dirty {
         return cannot(

@@ -167,3 +167,69 @@ fn a_rebuilding_member_is_good_below_its_offset() {
     let joined = join_all(members);
     assert_eq!(joined.view.members[1].presence, Presence::Below(MemberLba(256)));
 }
+
+#[test]
+fn of_equally_fresh_members_the_one_written_last_counts() {
+    let mut members = three([20, 20, 20]);
+    members[1].utime.seconds += 1;
+    members[1].resync_offset = Sectors(64);
+    for turned in 0..3 {
+        let mut members = members.clone();
+        members.rotate_left(turned);
+        assert_eq!(join_all(members).facts().resync_offset, Sectors(64));
+    }
+}
+
+#[test]
+fn two_halves_that_are_equally_new_are_refused() {
+    let mut members: Vec<_> = (0..2).map(|i| superblock(2, i, 20)).collect();
+    for (i, member) in members.iter_mut().enumerate() {
+        member.level = 1;
+        member.roles[1 - i] = Role::Faulty.raw();
+    }
+    let error = join(offer(members.clone()), SET, &Allow::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CannotStart);
+    assert!(error.to_string().contains("d0 and d1 went on without each other"), "{error}");
+    members[1].utime.seconds += 1;
+    let joined = join_all(members);
+    assert_eq!(joined.slots, [None, Some(1)]);
+    assert!(
+        matches!(&joined.fates[0], Fate::Aside(MemberState::Stale, why) if why.contains("went on without d1"))
+    );
+}
+
+#[test]
+fn a_spare_that_took_over_in_a_round_that_was_cut_is_no_split() {
+    // It was written first: the others do not know yet that slot 1 has somebody.
+    let mut members = three([20, 20, 21]);
+    for member in &mut members {
+        member.roles[1] = Role::Faulty.raw();
+    }
+    members[1] = Superblock { dev_number: 3, device_uuid: Uuid([4; 16]), events: 21, ..members[2].clone() };
+    members[1].features = Features::RECOVERY_OFFSET;
+    for index in [1, 2] {
+        members[index].roles[3] = 1;
+    }
+    for turned in 0..3 {
+        let mut members = members.clone();
+        members.rotate_left(turned);
+        let joined = join_all(members);
+        assert!(joined.slots.iter().all(Option::is_some), "{:?}", joined.fates);
+    }
+}
+
+#[test]
+fn of_two_claims_to_a_slot_the_newer_wins_in_any_order() {
+    let mut members = three([20, 20, 20]);
+    let rival = Superblock { device_uuid: Uuid([9; 16]), events: 19, ..members[1].clone() };
+    members.insert(0, rival);
+    for turned in 0..4 {
+        let mut members = members.clone();
+        members.rotate_left(turned);
+        let old = members.iter().position(|member| member.events == 19).unwrap();
+        let joined = join_all(members);
+        assert!(joined.slots.iter().flatten().all(|&index| index != old));
+        let Fate::Aside(MemberState::Stale, why) = &joined.fates[old] else { panic!("{:?}", joined.fates) };
+        assert!(why.contains("fills slot 1") && !why.contains("--allow-stale"), "{why}");
+    }
+}

@@ -10,7 +10,8 @@ use crate::geometry::{Geometry, Shape};
 use crate::units::{DiskLba, Level, Sectors};
 
 use super::Lu;
-use super::open::{distinct, read_bad_blocks, read_found, read_superblock};
+use super::assemble::short_name;
+use super::open::{distinct, read_bad_blocks, read_found, read_superblock, set_named_by};
 use super::status::Status;
 
 /// Everything one member says of itself and of its LU.
@@ -119,13 +120,22 @@ fn array_bytes(found: &Found) -> Option<u64> {
     Some(geometry.size().bytes())
 }
 
-/// All LUs among `paths` (files, block devices, folders with files), in the order their first member was found. What is
-/// no member is passed over.
+/// What [`scan`] found.
+#[derive(Debug, Default)]
+pub struct Scanned {
+    /// All LUs that could be looked at, in the order their first member was found.
+    pub lus: Vec<Status>,
+    /// Those that could not (two copies of one member, for instance): name, and why.
+    pub unavailable: Vec<(String, Error)>,
+}
+
+/// All LUs among `paths` (files, block devices, folders with files). What is no member is passed over; a
+/// member whose superblock is damaged is set aside in its LU, if a good member of that is found.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] for a path that is not there.
-pub fn scan<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Status>> {
-    let mut disks: Vec<(Uuid, Identity, PathBuf)> = Vec::new();
+pub fn scan<P: AsRef<Path>>(paths: &[P]) -> Result<Scanned> {
+    let mut disks: Vec<Member> = Vec::new();
     for path in paths {
         for file in files(path.as_ref())? {
             let named = file == path.as_ref();
@@ -135,19 +145,40 @@ pub fn scan<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Status>> {
                 Err(_) => continue,
             };
             let identity = disk.identity();
-            let seen = disks.iter().any(|(_, other, _)| *other == identity);
-            if !seen && let Ok(found) = read_superblock(disk) {
-                disks.push((found.superblock.set_uuid, identity, file));
+            let seen = disks.iter().any(|member| member.identity == identity);
+            if !seen && let Some((set, good)) = set_named_by(disk) {
+                disks.push(Member { set, good, identity, path: file });
             }
         }
     }
-    let mut all = Vec::new();
-    for set in distinct(disks.iter().map(|(set, ..)| *set)) {
-        let members = disks.iter().filter(|(of, ..)| *of == set);
-        let assemble = members.fold(Lu::assemble(), |assemble, (_, _, path)| assemble.disk(path));
-        all.push(assemble.look()?);
+    let mut scanned = Scanned::default();
+    for set in distinct(disks.iter().filter(|member| member.good).map(|member| member.set)) {
+        let members: Vec<&Member> = disks.iter().filter(|member| member.set == set).collect();
+        let assemble = members.iter().fold(Lu::assemble(), |assemble, member| assemble.disk(&member.path));
+        match assemble.look() {
+            Ok(status) => scanned.lus.push(status),
+            Err(error) => scanned.unavailable.push((name_of(&members, set), error)),
+        }
     }
-    Ok(all)
+    Ok(scanned)
+}
+
+/// A disk that names an LU.
+struct Member {
+    set: Uuid,
+    /// Its superblock can be used.
+    good: bool,
+    identity: Identity,
+    path: PathBuf,
+}
+
+/// The name that the LU's members call it by; the LU's identity if none can be asked any more.
+fn name_of(members: &[&Member], set: Uuid) -> String {
+    let name = |member: &&Member| {
+        let disk = FileDisk::open(&member.path, Claim::Look).ok()?;
+        Some(short_name(&read_superblock(disk).ok()?.superblock))
+    };
+    members.iter().find_map(name).unwrap_or_else(|| set.to_string())
 }
 
 /// The path itself, or the files of the folder it names.

@@ -36,6 +36,7 @@ mod members;
 mod open;
 mod queue;
 pub mod status;
+mod ways_out;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -49,7 +50,7 @@ use crate::units::{Lba, Level, SECTOR, Slot};
 
 pub use crate::disk::{Access as DiskAccess, IoMode};
 pub use create::Create;
-pub use look::{Inspection, inspect, scan};
+pub use look::{Inspection, Scanned, inspect, scan};
 pub use open::{Access, Assemble};
 pub use queue::{Completion, Queue};
 pub use status::{MemberState, MemberStatus, Policy, State, Status, Work, WorkKind};

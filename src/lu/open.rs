@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::disk::{Access as Claim, Backend, Blocking, DiskId, DiskKind, FileBackend, FileDisk, IoMode, cpu};
+use crate::disk::{
+    Access as Claim, Backend, Blocking, DiskId, DiskKind, FileBackend, FileDisk, Identity, IoMode, cpu,
+};
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::badblocks::BadBlocks;
-use crate::format::superblock::{Features, Found, Uuid, locate};
+use crate::format::superblock::{Features, Found, Minor, SLOT_BYTES, Superblock, Uuid, locate};
 use crate::plan::{Presence, View};
 use crate::units::{SECTOR, Sectors, Slot};
 
@@ -172,17 +174,7 @@ impl Assemble {
             None => (self.disks.clone(), true),
         };
         let backend = Arc::new(FileBackend::new(self.io));
-        let mut disks: Vec<FileDisk> = Vec::new();
-        for path in &paths {
-            // The same disk twice is told as such, not as held by ourselves.
-            let look = FileDisk::open(path, Claim::Look)?;
-            if let Some(other) = disks.iter().find(|other| other.overlaps(&look)) {
-                let text = format!("{} and {} are the same disk", other.path().display(), path.display());
-                return Err(Error::new(ErrorKind::Usage, text));
-            }
-            disks.push(if claim == Claim::Look { look } else { FileDisk::open(path, claim)? });
-        }
-        for disk in disks {
+        for disk in open_all(&paths, claim)? {
             backend.add(disk)?;
         }
         let mut candidates = read_candidates(&*backend)?;
@@ -208,6 +200,32 @@ impl Assemble {
         candidates = read_candidates(&*backend)?;
         Ok(Offered { backend, candidates, exactly })
     }
+}
+
+/// Opens the disks, each of them once.
+///
+/// They are claimed in one order, whatever the order of `paths`: of two processes that want the same disks at
+/// once, one gets them all. Which disks they are is found out before, so that the same disk twice is told as
+/// such, and not as held by ourselves.
+fn open_all(paths: &[PathBuf], claim: Claim) -> Result<Vec<FileDisk>> {
+    let mut disks: Vec<FileDisk> = Vec::new();
+    for path in paths {
+        let look = FileDisk::open(path, Claim::Look)?;
+        if let Some(other) = disks.iter().find(|other| other.overlaps(&look)) {
+            let text = format!("{} and {} are the same disk", other.path().display(), path.display());
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
+        disks.push(look);
+    }
+    if claim == Claim::Look {
+        return Ok(disks);
+    }
+    let mut order: Vec<usize> = (0..disks.len()).collect();
+    order.sort_by_key(|&index| disks[index].identity());
+    for index in order {
+        disks[index] = FileDisk::open(&paths[index], claim)?;
+    }
+    Ok(disks)
 }
 
 /// Disks that were opened for one LU.
@@ -295,7 +313,7 @@ fn beside(member: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = |e: std::io::Error| {
         Error::new(ErrorKind::Io, format!("cannot list {}", folder.display())).with_source(e)
     };
-    let mut found: Vec<PathBuf> = Vec::new();
+    let mut found: Vec<(PathBuf, Identity)> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if !path.is_file() {
@@ -303,16 +321,41 @@ fn beside(member: &Path) -> Result<Vec<PathBuf>> {
         }
         let Ok(disk) = FileDisk::open(&path, Claim::Look) else { continue };
         let identity = disk.identity();
-        let same_set = read_superblock(disk).is_ok_and(|found| found.superblock.set_uuid == set);
-        if same_set && identity != own_identity {
+        if identity != own_identity && set_named_by(disk).is_some_and(|(named, _)| named == set) {
             // Keep the way of speaking of the path we were given: "d0.img" finds "d1.img", not "./d1.img".
             let name = path.file_name().map(PathBuf::from).unwrap_or(path.clone());
-            found.push(if member.parent().is_some_and(|p| !p.as_os_str().is_empty()) { path } else { name });
+            let name = if member.parent().is_some_and(|p| !p.as_os_str().is_empty()) { path } else { name };
+            found.push((name, identity));
         }
     }
     found.sort();
-    paths.append(&mut found);
+    // A disk with two names in the folder is one disk.
+    let mut seen = Vec::new();
+    for (path, identity) in found {
+        if !seen.contains(&identity) {
+            seen.push(identity);
+            paths.push(path);
+        }
+    }
     Ok(paths)
+}
+
+/// The LU a disk says it belongs to, and whether its superblock can be used. One that is damaged is looked at
+/// also, so that its disk is told of and not passed over.
+pub(super) fn set_named_by(disk: FileDisk) -> Option<(Uuid, bool)> {
+    let size = disk.size();
+    let backend = FileBackend::new(IoMode::Plain);
+    let id = backend.add(disk).ok()?;
+    let io = Blocking::new(&backend as &dyn Backend).ok()?;
+    if let Ok(found) = read_found(&io, id, size) {
+        return Some((found.superblock.set_uuid, true));
+    }
+    let claims = Minor::ALL.into_iter().filter_map(|minor| {
+        let mut slot = vec![0; SLOT_BYTES];
+        io.read_exact(id, minor.offset(size)?, &mut slot).ok()?;
+        Superblock::claimed_set(&slot)
+    });
+    Some((claims.last()?, false))
 }
 
 /// Reads the superblock of one disk that is not part of a backend yet.

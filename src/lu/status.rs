@@ -254,6 +254,11 @@ impl Describe {
         let facts = joined.facts();
         let in_slots = joined.slots.iter().flatten().map(|&index| joined.candidates[index].disk);
         let sizes = in_slots.map(|disk| backend.info(disk).size.bytes());
+        let mut warnings = joined.warnings();
+        if !joined.newly_missing.is_empty() {
+            let slots = super::slots_named(&joined.newly_missing);
+            warnings.push(format!("{slots} had a disk the last time; none of the disks at hand is it"));
+        }
         Describe {
             name: short_name(facts),
             uuid: facts.set_uuid,
@@ -265,7 +270,7 @@ impl Describe {
             metadata: facts.minor,
             dirty: joined.dirty,
             events: facts.events,
-            warnings: joined.warnings(),
+            warnings,
             smallest: sizes.min().unwrap_or(0),
         }
     }
@@ -283,12 +288,6 @@ impl Describe {
         if status.refusal.is_some() {
             status.state = State::Failed;
             status.next.clear();
-        }
-        if !joined.newly_missing.is_empty() {
-            let slots = super::slots_named(&joined.newly_missing);
-            status
-                .warnings
-                .push(format!("{slots} had a disk the last time; none of the disks at hand is it"));
         }
         status
     }

@@ -22,7 +22,7 @@ use crate::{json, show};
 pub(crate) struct Request {
     /// The LU: a member's path, paths joined by commas, a name or a UUID.
     lu: String,
-    /// The disk: a file or block device.
+    /// The disk: a file or block device; a member also as slot:N, for one that is not there any more.
     pub(crate) disk: PathBuf,
     #[command(flatten)]
     writing: Writing,
@@ -38,20 +38,26 @@ pub(crate) struct Confirm {
 
 /// A change that was made.
 pub(crate) struct Changed {
-    /// What the disk was before; `None` for a stranger.
+    /// What the disk was before, or the empty slot that was named; `None` for a stranger.
     pub(crate) before: Option<MemberStatus>,
     /// The LU as its disks say it is now.
     pub(crate) status: Status,
-    disk: PathBuf,
+    /// The LU when it was let go: what a rebuild could not give back meanwhile is said nowhere else.
+    held: Status,
+    /// As it was named; where a slot was, the path of its disk, if it has one.
+    disk: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'a str>,
-    disk: &'a Path,
+    disk: Option<&'a Path>,
     /// The slot it filled before.
     slot: Option<u16>,
+    /// What could not be computed of a slot that was filled at once, in bytes of the LU.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<json::Lost>,
     lu: json::Lu<'a>,
 }
 
@@ -66,35 +72,84 @@ impl Request {
         let target = Target::resolve(&self.lu)?;
         let lu = target.open_for_writing(&self.writing, console)?;
         let status = lu.status();
-        let before = target::member_at(&self.disk, &status).cloned();
-        let changed = change(&lu, before.as_ref()).and_then(|()| let_a_spare_begin(&lu));
+        let named = self.find_in(&status);
+        let changed = named.and_then(|(disk, before)| {
+            change(&lu, before.as_ref())?;
+            let_a_spare_begin(&lu)?;
+            Ok((disk, before))
+        });
         let held = lu.status();
         let stopped = lu.stop().map_err(Failure::from);
-        match (changed, stopped) {
+        let (disk, before) = match (changed, stopped) {
             (Err(first), Err(second)) => return Err(first.also(second)),
-            (changed, stopped) => changed.and(stopped)?,
+            (changed, stopped) => changed.and_then(|found| stopped.map(|()| found))?,
+        };
+        let status = target::as_on_disk(held.clone());
+        if let Some(disk) = &disk {
+            mind_the_list(disk, &target, &status, console);
         }
-        let status = target::as_on_disk(held);
-        self.mind_the_list(&target, &status, console);
-        Ok(Changed { before, status, disk: self.disk.clone() })
+        Ok(Changed { before, status, held, disk })
+    }
+
+    /// The disk's path, and what it is to the LU: its member, an empty slot, or nothing.
+    ///
+    /// # Errors
+    /// Not found for a slot that the LU does not have.
+    fn find_in(&self, status: &Status) -> Outcome<(Option<PathBuf>, Option<MemberStatus>)> {
+        let Some(slot) = target::slot_named(&self.disk) else {
+            return Ok((Some(self.disk.clone()), target::member_at(&self.disk, status).cloned()));
+        };
+        let member = status
+            .members
+            .iter()
+            .find(|member| member.slot == Some(slot) && member.state != MemberState::Replacement);
+        let Some(member) = member else {
+            let slots =
+                status.members.iter().filter_map(|member| member.slot).max().map_or(0, |last| last + 1);
+            let text = format!("{} has no slot {slot}: it has {slots}, from 0", status.name);
+            return Err(Failure::of(ErrorKind::NotFound, text));
+        };
+        let disk = (member.state != MemberState::Missing).then(|| PathBuf::from(&member.disk));
+        Ok((disk, Some(member.clone())))
+    }
+
+    /// The path of the disk that was named, which is `member` if it is one.
+    pub(crate) fn path<'a>(&'a self, member: Option<&'a MemberStatus>) -> &'a Path {
+        match member {
+            Some(member) if target::slot_named(&self.disk).is_some() => Path::new(&member.disk),
+            _ => &self.disk,
+        }
+    }
+
+    /// A member that is not there cannot be named by its path; its slot can.
+    pub(crate) fn explain(&self, failure: Failure, status: &Status) -> Failure {
+        let empty = status.members.iter().filter(|member| member.state == MemberState::Missing);
+        let empty: Vec<String> = empty.filter_map(|member| Some(format!("slot:{}", member.slot?))).collect();
+        if failure.kind() != Some(ErrorKind::NotFound) || self.disk.exists() || empty.is_empty() {
+            return failure;
+        }
+        failure.remedy(format!(
+            "a member that is not there any more is named by its slot: {}",
+            empty.join(" or ")
+        ))
     }
 
     /// The disk, for sentences.
     pub(crate) fn name(&self) -> std::path::Display<'_> {
         self.disk.display()
     }
+}
 
-    /// A configuration file that lists the LU's disks does not change by itself.
-    fn mind_the_list(&self, target: &Target, status: &Status, console: &Console) {
-        let Some(file) = target.listed() else { return };
-        let (disk, file) = (self.disk.display(), file.display());
-        match target::member_at(&self.disk, status) {
-            // Doing it twice does no harm; not doing it leaves a disk out that holds data.
-            Some(_) => {
-                console.remark(format_args!("see to it that {file} lists {disk} under '{}'", target.label))
-            }
-            None => console.remark(format_args!("take {disk} off '{}' in {file}", target.label)),
+/// A configuration file that lists the LU's disks does not change by itself.
+fn mind_the_list(disk: &Path, target: &Target, status: &Status, console: &Console) {
+    let Some(file) = target.listed() else { return };
+    let (name, file) = (disk.display(), file.display());
+    match target::member_at(disk, status) {
+        // Doing it twice does no harm; not doing it leaves a disk out that holds data.
+        Some(_) => {
+            console.remark(format_args!("see to it that {file} lists {name} under '{}'", target.label))
         }
+        None => console.remark(format_args!("take {name} off '{}' in {file}", target.label)),
     }
 }
 
@@ -137,6 +192,11 @@ impl Confirm {
 }
 
 impl Changed {
+    /// The disk's path, for sentences; `None` for an empty slot.
+    pub(crate) fn path(&self) -> Option<std::path::Display<'_>> {
+        self.disk.as_deref().map(Path::display)
+    }
+
     /// Says what was done, in a sentence or as the document of `verb`, and what the LU needs now.
     pub(crate) fn report(
         &self,
@@ -148,7 +208,9 @@ impl Changed {
         if console.is_json() {
             let slot = self.before.as_ref().and_then(|member| member.slot);
             let lu = json::Lu::from(&self.status);
-            return console.document(verb, Report { action, disk: &self.disk, slot, lu });
+            let (disk, lost) = (self.disk.as_deref(), json::lost(&self.held));
+            console.document(verb, Report { action, disk, slot, lost, lu })?;
+            return admit_losses(&self.held);
         }
         let mut text = format!("{done}; {} is {}\n", self.status.name, show::state(&self.status));
         for member in self.status.members.iter().filter(|member| member.state == MemberState::Rebuilding) {
@@ -156,8 +218,20 @@ impl Changed {
             text += &format!("  {} takes over slot {slot}; its rebuild has begun\n", member.disk);
         }
         text += &show::needs(&self.status);
-        console.tell(text.trim_end())
+        console.tell(text.trim_end())?;
+        admit_losses(&self.held)
     }
+}
+
+/// Fails if data was lost while the LU of `held` was held: redundancy may be back, and yet not all is well. A
+/// document tells of it already.
+pub(crate) fn admit_losses(held: &Status) -> Outcome {
+    let lost: u64 = held.lost.iter().map(|range| range.end - range.start).sum();
+    if lost == 0 {
+        return Ok(());
+    }
+    let what = format!("{lost} bytes of {} are lost: they cannot be read until they are written", held.name);
+    Err(Failure::of(ErrorKind::Io, what).documented())
 }
 
 /// The word for a disk that is none of the kind that is needed: what it is instead, and what to type.

@@ -18,18 +18,24 @@ pub(crate) struct Fail {
 
 impl Fail {
     pub(crate) fn run(self, console: &Console) -> Outcome {
-        let mut already = false;
         let changed = self.request.carry_out(console, |lu, member| {
             // Half a change is worth nothing: a signal waits for the other half.
             Interrupt::watch()?;
-            already = member.is_some_and(|m| matches!(m.state, MemberState::Faulty | MemberState::Stale));
-            if already { Ok(()) } else { Ok(lu.fail(&self.request.disk)?) }
+            match member.map(|member| member.state) {
+                // That a slot's disk is gone was put on record when the LU was opened.
+                Some(MemberState::Faulty | MemberState::Stale | MemberState::Missing) => Ok(()),
+                _ => {
+                    let failed = lu.fail(self.request.path(member));
+                    failed.map_err(|error| self.request.explain(error.into(), &lu.status()))
+                }
+            }
         })?;
         let (disk, name) = (self.request.name(), &changed.status.name);
-        let slot = changed.before.as_ref().and_then(|member| member.slot);
-        let done = match slot {
-            Some(slot) => format!("failed {disk} (slot {slot})"),
-            None => format!("{disk} is out of use in {name} already"),
+        let before = changed.before.as_ref().map(|member| (member.slot, member.state));
+        let done = match before {
+            Some((_, MemberState::Missing)) => format!("{disk} of {name} has no disk; that is on record"),
+            Some((Some(slot), _)) => format!("failed {} (slot {slot})", changed.path().unwrap_or(disk)),
+            _ => format!("{disk} is out of use in {name} already"),
         };
         changed.report("fail", None, done, console)
     }

@@ -3,6 +3,8 @@
 //! Sizes are bytes, times RFC 3339. What is not there is `null`: the layout of a level that has none, the
 //! disk of an empty slot, the slot of a spare.
 
+use std::ops::Range;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use uraid::format::superblock::Time;
@@ -48,6 +50,13 @@ struct LongWork {
     done_bytes: u64,
     total_bytes: u64,
     eta_seconds: Option<u64>,
+}
+
+/// Bytes of an LU that a rebuild could not give back.
+#[derive(Serialize)]
+pub(crate) struct Lost {
+    offset: u64,
+    bytes: u64,
 }
 
 /// Several LUs, and those that the configuration names but that could not be looked at.
@@ -114,6 +123,12 @@ impl From<Work> for LongWork {
             eta_seconds: work.eta_seconds,
         }
     }
+}
+
+/// What was lost while the LU of `status` was held.
+pub(crate) fn lost(status: &Status) -> Vec<Lost> {
+    let range = |range: &Range<u64>| Lost { offset: range.start, bytes: range.end - range.start };
+    status.lost.iter().map(range).collect()
 }
 
 /// Of several LUs, all of which could be looked at.

@@ -18,9 +18,7 @@ impl List {
     }
 }
 
-/// Looks at all LUs of `config` and prints those that could be looked at, as `show` has it or as the document
-/// of `verb`. One that could not does not hide the others: it is told of at the end and decides the exit
-/// code.
+/// Looks at all LUs of `config` and prints them. One that could not be looked at does not hide the others.
 pub(crate) fn all_of(
     config: &Config,
     verb: &str,
@@ -35,10 +33,22 @@ pub(crate) fn all_of(
             Err(failure) => failures.push((lu.label.clone(), failure)),
         }
     }
-    statuses.iter().for_each(|status| console.warnings(status));
     if config.lus().is_empty() {
         console.remark(format_args!("no LUs in {}", config.path().display()));
     }
+    show_all(verb, statuses, failures, console, show)
+}
+
+/// Prints LUs as `show` has it or as the document of `verb`. What could not be looked at is told of at the
+/// end and decides the exit code.
+pub(crate) fn show_all(
+    verb: &str,
+    statuses: Vec<Status>,
+    failures: Vec<(String, Failure)>,
+    console: &Console,
+    show: impl Fn(&[Status]) -> String,
+) -> Outcome {
+    statuses.iter().for_each(|status| console.warnings(status));
     if !console.is_json() {
         console.text(show(&statuses))?;
         return failed(failures).map_or(Ok(()), Err);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use uraid::lu::{MemberState, Status, Work, WorkKind};
 use uraid::{ErrorKind, Lu};
 
+use crate::change::admit_losses;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
@@ -43,14 +44,8 @@ struct Report<'a> {
     seconds: f64,
     bytes_per_second: u64,
     /// What could not be computed, in bytes of the LU.
-    lost: Vec<Lost>,
+    lost: Vec<json::Lost>,
     lu: json::Lu<'a>,
-}
-
-#[derive(Serialize)]
-struct Lost {
-    offset: u64,
-    bytes: u64,
 }
 
 impl Rebuild {
@@ -144,9 +139,6 @@ impl Run {
         let (rebuilt, name) = (self.rebuilt(), &self.after.name);
         let speed = size::per_second(self.bytes, self.elapsed);
         if console.is_json() {
-            let lost = self.held.lost.iter();
-            let lost =
-                lost.map(|range| Lost { offset: range.start, bytes: range.end - range.start }).collect();
             return console.document(
                 "rebuild",
                 Report {
@@ -154,7 +146,7 @@ impl Run {
                     bytes: self.bytes,
                     seconds: self.elapsed.as_secs_f64(),
                     bytes_per_second: speed,
-                    lost,
+                    lost: json::lost(&self.held),
                     lu: json::Lu::from(&self.after),
                 },
             );
@@ -176,15 +168,7 @@ impl Run {
 
     /// Redundancy is back, and yet not all is well.
     pub(crate) fn admit_losses(&self) -> Outcome {
-        let lost: u64 = self.held.lost.iter().map(|range| range.end - range.start).sum();
-        if lost == 0 {
-            return Ok(());
-        }
-        let what = format!(
-            "{lost} bytes of {} are lost: they cannot be read until they are written",
-            self.after.name
-        );
-        Err(Failure::of(ErrorKind::Io, what).documented())
+        admit_losses(&self.held)
     }
 }
 

@@ -18,13 +18,22 @@ pub(crate) struct Remove {
 
 impl Remove {
     pub(crate) fn run(self, console: &Console) -> Outcome {
-        let changed = self.request.carry_out(console, |lu, _| {
+        let changed = self.request.carry_out(console, |lu, member| {
             Interrupt::watch()?;
-            Ok(lu.remove(&self.request.disk)?)
+            match member.map(|member| member.state) {
+                // Nothing is left of it but the record that it is gone.
+                Some(MemberState::Missing) => Ok(()),
+                _ => {
+                    let removed = lu.remove(self.request.path(member));
+                    removed.map_err(|error| self.request.explain(error.into(), &lu.status()))
+                }
+            }
         })?;
-        let disk = self.request.name();
+        let name = &changed.status.name;
+        let disk = changed.path().unwrap_or(self.request.name());
         let was = changed.before.as_ref().map(|member| (member.slot, member.state));
         let done = match was {
+            Some((_, MemberState::Missing)) => format!("{disk} of {name} has no disk; that is on record"),
             Some((_, MemberState::Spare)) => format!("removed spare {disk}, and its superblock"),
             Some((Some(slot), _)) => {
                 format!("removed {disk} (slot {slot}); its superblock stays: it is stale where it is found")

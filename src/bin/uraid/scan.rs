@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::console::Console;
 use crate::failure::Outcome;
-use crate::{json, show};
+use crate::{list, show};
 
 /// Find members among files, devices and the files of folders, and show their LUs.
 #[derive(Args)]
@@ -19,17 +19,13 @@ pub(crate) struct Scan {
 
 impl Scan {
     pub(crate) fn run(self, console: &Console) -> Outcome {
-        let statuses = uraid::lu::scan(&self.paths)?;
-        statuses.iter().for_each(|status| console.warnings(status));
-        if statuses.is_empty() {
+        let found = uraid::lu::scan(&self.paths)?;
+        if found.lus.is_empty() && found.unavailable.is_empty() {
             console.remark("no members found");
         }
-        if console.is_json() {
-            console.document("scan", json::lus(&statuses))
-        } else if console.is_verbose() {
-            console.text(show::lus(&statuses, true))
-        } else {
-            console.text(show::lines(&statuses))
-        }
+        let unavailable = found.unavailable.into_iter().map(|(name, error)| (name, error.into()));
+        list::show_all("scan", found.lus, unavailable.collect(), console, |statuses| {
+            if console.is_verbose() { show::lus(statuses, true) } else { show::lines(statuses) }
+        })
     }
 }

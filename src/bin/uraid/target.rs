@@ -5,6 +5,7 @@
 //! answer.
 
 use std::ffi::OsString;
+use std::io::ErrorKind as IoKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -82,7 +83,9 @@ impl Target {
 
     /// The LU's disks as they are, nothing claimed.
     pub(crate) fn look(&self, leave: &Leave) -> Outcome<Status> {
-        Ok(self.assemble(leave).look()?)
+        let mut status = self.assemble(leave).look()?;
+        status.warnings.extend(self.gone());
+        Ok(status)
     }
 
     /// The same for an LU that is about to be opened with [`open_for_writing`](Target::open_for_writing).
@@ -109,6 +112,23 @@ impl Target {
         }
     }
 
+    /// The disks of a configuration file that are there. One that failed and vanished is no reason not to use
+    /// the others; without any, all of them, so that their absence is told. A path that was typed is meant as
+    /// it stands.
+    fn at_hand<'a>(&self, paths: &'a [PathBuf]) -> Vec<&'a PathBuf> {
+        let gone = |path: &PathBuf| path.metadata().is_err_and(|error| error.kind() == IoKind::NotFound);
+        let there: Vec<&PathBuf> = paths.iter().filter(|path| !gone(path)).collect();
+        if self.listed.is_none() || there.is_empty() { paths.iter().collect() } else { there }
+    }
+
+    /// A sentence for every disk that the configuration lists and that is left out because it is not there.
+    fn gone(&self) -> Vec<String> {
+        let (Disks::Exactly(paths), Some(file)) = (&self.disks, &self.listed) else { return Vec::new() };
+        let there = self.at_hand(paths);
+        let gone = paths.iter().filter(|path| !there.contains(path));
+        gone.map(|path| format!("{}, which {} lists, is not there", path.display(), file.display())).collect()
+    }
+
     /// The configuration file that lists the LU's disks, if one does.
     pub(crate) fn listed(&self) -> Option<&Path> {
         self.listed.as_deref()
@@ -116,6 +136,9 @@ impl Target {
 
     fn open_as(&self, assemble: Assemble, console: &Console) -> Outcome<Lu> {
         let opened = assemble.open();
+        for warning in self.gone() {
+            console.complain(format_args!("{}: warning: {warning}", self.label));
+        }
         let lu = opened.map_err(|error| {
             let failure = Failure::from(error);
             match failure.kind() {
@@ -132,11 +155,19 @@ impl Target {
     fn assemble(&self, leave: &Leave) -> Assemble {
         let assemble = match &self.disks {
             Disks::Beside(path) => Lu::assemble().beside(path),
-            Disks::Exactly(paths) => paths.iter().fold(Lu::assemble(), |assemble, path| assemble.disk(path)),
+            Disks::Exactly(paths) => {
+                self.at_hand(paths).into_iter().fold(Lu::assemble(), |assemble, path| assemble.disk(path))
+            }
         };
         let assemble = leave.allow_stale.iter().fold(assemble, |assemble, path| assemble.allow_stale(path));
         assemble.allow_dirty(leave.allow_dirty)
     }
+}
+
+/// A slot named instead of a disk, `slot:2`: also a member whose disk is not there any more can be spoken of
+/// so. (A file of that name is `./slot:2`.)
+pub(crate) fn slot_named(disk: &Path) -> Option<u16> {
+    disk.to_str()?.strip_prefix("slot:")?.parse().ok()
 }
 
 /// The paths `argument` lists; `None` if it is a name.

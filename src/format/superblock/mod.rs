@@ -193,6 +193,12 @@ impl Superblock {
         raw::checksum(slot)
     }
 
+    /// The LU that the bytes of `slot` name, if there is md's magic in front of them. Nothing else is looked
+    /// at: a superblock that [`parse`](Superblock::parse) refuses may still say whose it was.
+    pub fn claimed_set(slot: &[u8]) -> Option<Uuid> {
+        raw::claimed_set(slot)
+    }
+
     /// Bytes of the slot that belong to the superblock: 256 and 2 for each entry of `roles`. md writes this,
     /// rounded up to the disk's logical block size.
     pub fn bytes_used(&self) -> usize {

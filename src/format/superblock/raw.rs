@@ -67,6 +67,12 @@ struct Raw {
 const _: () = assert!(size_of::<Raw>() == HEADER_BYTES);
 const _: () = assert!(HEADER_BYTES + 2 * MAX_DEV == SLOT_BYTES);
 
+/// See [`Superblock::claimed_set`].
+pub(super) fn claimed_set(slot: &[u8]) -> Option<Uuid> {
+    let (raw, _) = Raw::ref_from_prefix(slot).ok()?;
+    (raw.magic.get() == MAGIC).then_some(Uuid(raw.set_uuid))
+}
+
 /// The header and the table of a slot. Fails only for a short slot or a table that would run out of it.
 fn view(slot: &[u8]) -> Result<(&Raw, &[U16]), Refusal> {
     let short = Refusal::Short { bytes: slot.len() };
