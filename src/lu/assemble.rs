@@ -306,9 +306,15 @@ pub(super) fn judge(
     }
     let own = sb.my_role();
     let Role::Active(own_slot) = own else {
+        let told = facts.role_of(sb.dev_number);
         return match own {
+            // It was taking over when the round was cut that says so: it has the slot, and nothing of it.
+            Role::Spare if matches!(told, Role::Active(_)) && sb.events.saturating_add(1) == facts.events => {
+                let Role::Active(slot) = told else { return Fate::Spare };
+                Fate::Active(slot)
+            }
             // Its number may have been given to somebody else since it was a spare.
-            Role::Spare if facts.role_of(sb.dev_number) != Role::Spare => Fate::Aside(
+            Role::Spare if told != Role::Spare => Fate::Aside(
                 MemberState::Stale,
                 format!("it was a spare once; its number {} belongs to another member now", sb.dev_number),
             ),
@@ -353,7 +359,11 @@ fn finish(
     let member = |place: &Option<usize>| -> MemberView {
         let Some(index) = *place else { return MemberView::default() };
         let sb = superblock(&candidates[index]).expect("fills a slot");
-        let presence = sb.watermark().map_or(Presence::Present, Presence::Below);
+        let presence = match sb.my_role() {
+            // Its superblock does not know yet that it has the slot.
+            Role::Spare => Presence::Below(MemberLba(0)),
+            _ => sb.watermark().map_or(Presence::Present, Presence::Below),
+        };
         MemberView {
             presence,
             bad: bad_ranges(sb, &candidates[index].bad),

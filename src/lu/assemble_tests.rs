@@ -199,6 +199,24 @@ fn two_halves_that_are_equally_new_are_refused() {
 }
 
 #[test]
+fn a_spare_that_took_over_in_a_round_it_was_not_written_in_has_nothing_yet() {
+    let mut members = three([21, 20, 21]);
+    for index in [0, 2] {
+        members[index].roles[1] = Role::Faulty.raw();
+        members[index].roles[3] = 1;
+    }
+    members[1] = Superblock { dev_number: 3, device_uuid: Uuid([4; 16]), events: 20, ..members[1].clone() };
+    members[1].roles[1] = Role::Faulty.raw();
+    members[1].roles[3] = Role::Spare.raw();
+    let joined = join_all(members.clone());
+    assert_eq!(joined.fates[1], Fate::Active(Slot(1)));
+    assert_eq!(joined.view.members[1].presence, Presence::Below(MemberLba(0)));
+    // Longer ago its number may have become somebody else's.
+    members[1].events = 19;
+    assert!(matches!(join_all(members).fates[1], Fate::Aside(MemberState::Stale, _)));
+}
+
+#[test]
 fn a_spare_that_took_over_in_a_round_that_was_cut_is_no_split() {
     // It was written first: the others do not know yet that slot 1 has somebody.
     let mut members = three([20, 20, 21]);

@@ -209,13 +209,14 @@ impl Members {
     pub(super) fn set_watermark(&mut self, number: Slot, watermark: Option<MemberLba>) {
         for member in self.list.iter_mut().filter(|m| m.number() == Some(number)) {
             let sb = &mut member.superblock;
+            let before = (sb.features, sb.recovery_offset);
             sb.features = match watermark {
                 Some(_) => sb.features.with(Features::RECOVERY_OFFSET),
                 None => sb.features.without(Features::RECOVERY_OFFSET.with(Features::RECOVERY_BITMAP)),
             };
             sb.recovery_offset = Sectors(watermark.map_or(0, |w| w.0));
+            self.changed |= before != (sb.features, sb.recovery_offset);
         }
-        self.changed = true;
     }
 
     /// A slot whose disk is not there any more: whoever had it is faulty from now on. Its own superblock is not touched,

@@ -500,7 +500,13 @@ pub(super) fn start(
             .enumerate()
             .filter_map(|(slot, place)| Some((joined.candidates[(*place)?].disk, Slot(slot as u16))));
         let freshest = joined.candidates[joined.freshest].disk;
-        let members = Members::new(list.collect(), freshest, filled);
+        let mut members = Members::new(list.collect(), freshest, filled);
+        // A superblock must not say more than is believed of its member, not even in the first round.
+        for (number, member) in joined.view.devices().enumerate() {
+            if let Presence::Below(watermark) = member.presence {
+                members.set_watermark(Slot(number as u16), Some(watermark));
+            }
+        }
         if board.geometry.is_redundant() {
             let absent: &[Slot] = &joined.newly_missing;
             let machine = Keeper::new(&board, members, absent)?;
