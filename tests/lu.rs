@@ -36,7 +36,7 @@ fn read_all(lu: &Lu) -> Vec<u8> {
 }
 
 fn waits_for_the_kernel(case: &GoldenCase) -> bool {
-    matches!(case.state.as_str(), "bitmapdirty" | "ppldirty" | "reshape")
+    matches!(case.state.as_str(), "ppldirty" | "reshape")
 }
 
 #[test]

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Bytes, Holder, Keep, Note, Observed, Port, QueueId, Reply, Request, Shared, Trouble};
+use super::{Bytes, Holder, Keep, Note, Observed, Port, QueueId, Regions, Reply, Request, Shared, Trouble};
 use crate::geometry::Geometry;
 use crate::plan::{self, Base, Buf, Fault, Fold, Heal, Piece, Plan, Presence, Rows, View, Want};
 use crate::units::{Lba, SECTOR, Sectors, Slot, Stripe};
@@ -122,6 +122,8 @@ struct Op {
     insist: bool,
     seen: Option<Observed>,
     counted: bool,
+    /// The regions it is counted in, where there is a write-intent bitmap.
+    regions: Option<Regions>,
     lanes: Option<u32>,
     left: u32,
     fua: bool,
@@ -153,6 +155,7 @@ impl Op {
             insist: false,
             seen: None,
             counted: false,
+            regions: None,
             lanes: None,
             left: 0,
             fua: false,
@@ -190,6 +193,7 @@ impl Op {
         self.insist = false;
         self.seen = None;
         self.counted = false;
+        self.regions = None;
         self.lanes = None;
         self.left = 0;
         self.trouble = None;
@@ -538,13 +542,14 @@ impl Engine {
                 self.finish(index, port);
                 return true;
             }
-            if !op.counted && !self.shared.begin_write(self.queue) {
-                port.ask_dirty();
-                return false;
-            }
-            op.counted = true;
             op.state = State::Lock;
         }
+        // Pieces may have joined since it was counted in.
+        if op.kind == Kind::Write && op.state == State::Lock && !op.locked && !self.count_in(index) {
+            port.ask_dirty();
+            return false;
+        }
+        let op = &mut self.ops[index];
         if op.state == State::Lock {
             if !op.locked {
                 // Pieces may have joined since the last attempt.
@@ -566,6 +571,33 @@ impl Engine {
             }
         }
         self.plan_and_gather(index, port)
+    }
+
+    /// Counts a write in, with the LU and with the regions of its rows. If a mark is missing it is wanted from then on, and
+    /// the write is back in `Intent`.
+    fn count_in(&mut self, index: usize) -> bool {
+        let op = &mut self.ops[index];
+        let marked = op.counted || self.shared.begin_write(self.queue);
+        op.counted = marked;
+        if let Some(map) = self.shared.intent() {
+            let start = self.geometry.stripe(op.stripe).sync_start();
+            let rows = op.rows();
+            let regions = map.regions(start + u64::from(rows.start)..start + u64::from(rows.end));
+            if !marked {
+                // One round writes both marks.
+                map.want(regions);
+            } else if op.regions != Some(regions) {
+                if let Some(before) = op.regions.take() {
+                    map.end(before);
+                }
+                op.regions = map.begin(regions).then_some(regions);
+            }
+        }
+        let ready = marked && op.regions.is_some() == self.shared.intent().is_some();
+        if !ready {
+            op.state = State::Intent;
+        }
+        ready
     }
 
     /// Plans and starts the reads. False if scratch memory is short: the operation then waits for some.
@@ -797,6 +829,9 @@ impl Engine {
         }
         if core::mem::take(&mut op.counted) {
             self.shared.end_write(self.queue);
+        }
+        if let (Some(map), Some(regions)) = (self.shared.intent(), op.regions.take()) {
+            map.end(regions);
         }
         let trouble = op.trouble;
         for i in 0..self.ops[index].sources.len() {

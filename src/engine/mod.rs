@@ -13,7 +13,7 @@
 //! The life of an operation (one band):
 //!
 //! ```text
-//!        (write) counted in; LU marked dirty?      rows locked / seen free     reads     folds, writes
+//!        (write) counted in; LU and regions marked?      rows locked / seen free     reads     folds, writes
 //! formed ------------> Intent ---------------------------> Lock --------> Gather -------> Scatter ----> done
 //!                        ^ ask the keeper                   ^  ^ no memory    | a read failed: plan      | a write failed:
 //!                        +---- wake ----+                   +--+ ------------+  again without it         v
@@ -31,6 +31,7 @@
 //! - Reads that depend on more than one cell, or that could have been served by another copy, are checked against the
 //!   row lock's counter and done again if somebody wrote meanwhile: a value once read does not flip back.
 
+mod intent;
 mod locks;
 mod machine;
 mod shared;
@@ -38,6 +39,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
+pub use intent::{IntentMap, Regions};
 pub use locks::{Observed, RowLocks};
 pub use machine::{Engine, Limits};
 pub use shared::{QueueId, Shared};
@@ -205,7 +207,7 @@ pub trait Port {
     fn view(&mut self) -> Arc<View>;
     /// Locks were given back that other queues may be sleeping for.
     fn wake_others(&mut self);
-    /// A write waits for the LU to be marked dirty.
+    /// A write waits for the LU to be marked dirty, or for the marks of its regions.
     fn ask_dirty(&mut self);
     /// A write or flush to whoever filled `slot` then failed. Called for every such failure.
     fn member_failed(&mut self, slot: Slot, holder: Holder);

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use super::intent::IntentMap;
 use super::locks::RowLocks;
 use crate::geometry::Geometry;
 
@@ -15,6 +16,8 @@ pub struct Shared {
     dirty: AtomicBool,
     /// False where there is nothing to resync after a crash, so that nobody has to be told before a write.
     tracks_intent: bool,
+    /// Writers also wait for the marks of their regions, where there is a write-intent bitmap.
+    intent: Option<IntentMap>,
     /// A flush failed and there is no redundancy to hide it behind: what was unflushed is gone, and stays reported.
     flush_lost: AtomicBool,
     /// Superblocks cannot be written where it matters: no more promises can be made.
@@ -43,10 +46,21 @@ impl Shared {
             epoch: AtomicU64::new(epoch),
             dirty: AtomicBool::new(false),
             tracks_intent: geometry.is_redundant(),
+            intent: None,
             flush_lost: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             gates: (0..queues).map(|_| Gate::default()).collect(),
         }
+    }
+
+    /// With a write-intent bitmap, of which `map` is what writers see.
+    pub fn with_intent(self, map: Option<IntentMap>) -> Shared {
+        Shared { intent: map, ..self }
+    }
+
+    /// The write-intent bitmap as writers see it, if there is one.
+    pub fn intent(&self) -> Option<&IntentMap> {
+        self.intent.as_ref()
     }
 
     /// A place for one more queue, or `None` if all are taken.

@@ -163,6 +163,10 @@ struct World {
     most_lent: u32,
     random: Random,
     dirty_wanted: bool,
+    /// Of the bitmap, by region: its bit is set on the members; and regions whose bits are being set or cleared.
+    bits: Vec<bool>,
+    setting: Vec<u32>,
+    clearing: Vec<u32>,
     failed: Vec<Slot>,
     notes: Vec<Note>,
     read_failures: u64,
@@ -294,8 +298,56 @@ impl World {
         flight
     }
 
+    /// Has every sector that is written to a member its bit in the bitmap on disk?
+    fn assert_marked(&self, slot: Slot, at: MemberLba, from: Bytes) {
+        let Some(map) = self.shared.intent().filter(|_| self.strict_intent) else { return };
+        for sector in 0..u64::from(from.len) / SECTOR {
+            let place = self.geometry.find(slot, at + Sectors(sector)).expect("a place of the layout");
+            let position = self.geometry.stripe(place.stripe).sync_start() + u64::from(place.row);
+            let region = map.regions(position..position + 1).first;
+            assert!(self.bits[region as usize], "a write to position {position}, which has no bit on disk");
+        }
+    }
+
+    fn has_bits_to_write(&self) -> bool {
+        let wanted = self.shared.intent().is_some_and(IntentMap::is_any_wanted);
+        wanted || !self.setting.is_empty() || !self.clearing.is_empty()
+    }
+
+    /// What the keeper does with the bitmap next: one half of a round. False if there is nothing to do.
+    fn keep_bitmap(&mut self) -> bool {
+        let Some(map) = self.shared.intent() else { return false };
+        if !self.setting.is_empty() {
+            // The bits are on disk.
+            for region in self.setting.drain(..) {
+                self.bits[region as usize] = true;
+                map.mark(region);
+            }
+        } else if !self.clearing.is_empty() {
+            for region in core::mem::take(&mut self.clearing) {
+                if map.is_wanted(region) || map.is_marked(region) {
+                    map.mark(region);
+                } else {
+                    self.bits[region as usize] = false;
+                }
+            }
+        } else if map.is_any_wanted() {
+            map.take_wanted(|region| self.setting.push(region));
+        } else {
+            let set = (0u32..).zip(&self.bits).filter(|(_, bit)| **bit);
+            self.clearing =
+                set.map(|(region, _)| region).filter(|&region| map.try_unmark(region, false)).collect();
+            return !self.clearing.is_empty();
+        }
+        self.wake_all();
+        true
+    }
+
     /// What the keeper does next, if anything.
     fn keep(&mut self) {
+        if self.random.one_in(2) && self.keep_bitmap() {
+            return;
+        }
         if let Some(slot) = self.failed.pop() {
             let bearable = self.geometry.tolerates(&self.view.incomplete().with(slot));
             if self.view.members[slot.index()].presence != Presence::Missing && bearable {
@@ -338,6 +390,7 @@ impl Port for Side<'_> {
     fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder {
         self.world.assert_free(from, true);
         assert!(!self.world.strict_intent || self.world.shared.is_dirty(), "a write to an LU marked clean");
+        self.world.assert_marked(slot, at, from);
         self.world.counts.writes += 1;
         self.world.launch(self.me, tag, slot, at.0, from, What::Write { fua });
         self.holder(slot)
@@ -567,7 +620,14 @@ impl Sim {
 
     fn with(geometry: Geometry, engines: usize, limits: Limits, most_lent: u32, random: Random) -> Sim {
         let geometry = Arc::new(geometry);
-        let shared = Arc::new(Shared::new(&geometry, engines, 0));
+        // Every other LU has a bitmap, of regions smaller and larger than a chunk.
+        let mut random = random;
+        let covered =
+            if geometry.synced_unit_is_lu() { geometry.size() } else { geometry.member_used(Slot(0)) };
+        let has_bitmap = geometry.is_redundant() && random.one_in(2);
+        let intent = has_bitmap.then(|| IntentMap::new(covered, Sectors(4 << random.below(5))));
+        let bits = alloc::vec![false; intent.as_ref().map_or(0, IntentMap::len)];
+        let shared = Arc::new(Shared::new(&geometry, engines, 0).with_intent(intent));
         let view = Arc::new(View::healthy(geometry.slots()));
         let make = |_| {
             let queue = shared.join().unwrap();
@@ -589,6 +649,9 @@ impl Sim {
             most_lent,
             random,
             dirty_wanted: false,
+            bits,
+            setting: Vec::new(),
+            clearing: Vec::new(),
             failed: Vec::new(),
             notes: Vec::new(),
             read_failures: 0,
@@ -745,7 +808,7 @@ impl Sim {
         self.clock += 1;
         let woken: Vec<usize> = (0..self.engines.len()).filter(|&e| self.world.woken[e]).collect();
         let told = !self.world.failed.is_empty() || !self.world.notes.is_empty();
-        let keeper = self.world.dirty_wanted || told;
+        let keeper = self.world.dirty_wanted || told || self.world.has_bits_to_write();
         let flights = self.world.flights.len();
         for _ in 0..16 {
             match self.world.random.below(8) {

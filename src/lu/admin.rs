@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::disk::{Access as Claim, Backend, Blocking, DiskId, FileDisk, claim};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::badblocks::BadBlocks;
-use crate::format::bitmap;
 use crate::format::superblock::{Features, Found, Minor, Role, SLOT_BYTES, Superblock};
-use crate::units::{DiskLba, SECTOR, Sectors, Slot};
+use crate::units::{DiskLba, Sectors, Slot};
 
 use super::Lu;
 use super::assemble::Fate;
+use super::bitmap;
 use super::board::{Change, What, lock};
 use super::create::{fill_area, random_uuid, signatures, wipe_superblocks};
 use super::keeper::Now;
@@ -104,7 +104,8 @@ impl Lu {
     }
 
     /// Adds a disk as a spare. If a slot is empty it is rebuilt onto it at once, in the background
-    /// ([`Lu::wait_for_work`]). A disk that was a member before is recognised; `overwrite` is needed for one that holds something
+    /// ([`Lu::wait_for_work`]). With a write-intent bitmap a disk that left its slot whole takes it again, and only what it
+    /// missed is copied. A disk that was a member before is recognised; `overwrite` is needed for one that holds something
     /// else.
     ///
     /// # Errors
@@ -144,6 +145,9 @@ impl Lu {
         };
         let info = self.board.backend.info(id);
         self.check_fit(&info.name, info.size, info.block, &model)?;
+        if self.come_back(id, &model)? {
+            return Ok(());
+        }
         let member = self.prepare(id, &model, model_disk)?;
         self.change(What::Join(Box::new(member)))
     }
@@ -263,8 +267,9 @@ impl Lu {
         // A superblock left at another place could be taken for the member's own later.
         wipe_superblocks(&io, id, superblock.minor, size)?;
         self.clear_gap(&io, id, &superblock)?;
-        if let (Some(from), Some(to)) = (model.bitmap_at(), superblock.bitmap_at()) {
-            copy_bitmap(&io, (model_disk, from), (id, to))?;
+        // The keeper writes it anew when the disk takes a slot.
+        if let (Some(to), Ok(copy)) = (superblock.bitmap_at(), bitmap::read(&io, model_disk, model)) {
+            io.write_exact(id, to, &copy.to_bytes(), false)?;
         }
         io.flush(id)?;
         let bytes = vec![0; SLOT_BYTES];
@@ -307,7 +312,7 @@ impl Lu {
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the superblocks have no room for another member"))
     }
 
-    fn change(&self, what: What) -> Result<()> {
+    pub(super) fn change(&self, what: What) -> Result<()> {
         let (done, ended) = mpsc::channel();
         self.board.tell_keeper(|inbox| inbox.changes.push(Change { what, done }));
         let no_answer = |_| Error::new(ErrorKind::Busy, "the change did not get on");
@@ -353,14 +358,4 @@ fn is_of(slot: &[u8], size: Sectors, set: crate::format::superblock::Uuid) -> bo
     Minor::ALL
         .into_iter()
         .any(|minor| Superblock::parse(slot, minor, size).is_ok_and(|sb| sb.set_uuid == set))
-}
-
-/// A write-intent bitmap is the same on all members; the kernel may read any of them.
-fn copy_bitmap(io: &Blocking<&dyn Backend>, from: (DiskId, DiskLba), to: (DiskId, DiskLba)) -> Result<()> {
-    let mut head = vec![0; SECTOR as usize];
-    io.read_exact(from.0, from.1, &mut head)?;
-    let header = bitmap::Header::parse(&head)?;
-    let mut bytes = vec![0; header.bytes_used().next_multiple_of(SECTOR) as usize];
-    io.read_exact(from.0, from.1, &mut bytes)?;
-    io.write_exact(to.0, to.1, &bytes, false)
 }

@@ -12,6 +12,7 @@
 //! - A member whose own table calls the freshest one missing or faulty lived on without it: split brain; it is set aside.
 //! - A rebuilding member is good below its recovery offset. So is a replacement, the second disk of a slot; where the
 //!   slot's own disk is gone it fills the slot.
+//! - Dirty, with a write-intent bitmap that may be believed: redundancy agrees where that marks nothing (`bitmap`).
 //! - Dirty, and a slot missing that can hold data: parity cannot be trusted where it is needed. Refused unless told
 //!   otherwise. Mirrors start.
 //!
@@ -25,6 +26,7 @@ use crate::geometry::{Geometry, Shape};
 use crate::plan::{Member as MemberView, Presence, View};
 use crate::units::{Level, MemberLba, Sectors, Slot, SlotSet};
 
+use super::bitmap::{self, Bitmap};
 use super::status::MemberState;
 use super::ways_out::{self, one_too_many};
 
@@ -37,6 +39,8 @@ pub(super) struct Candidate {
     pub found: Result<Found, Error>,
     /// Its bad-block list; an unreadable list makes the member unusable.
     pub bad: BadBlocks,
+    /// Its copy of the write-intent bitmap, or why it has none, where its superblock speaks of one.
+    pub bitmap: Option<Result<Bitmap>>,
 }
 
 /// What the user allows.
@@ -74,6 +78,8 @@ pub(super) struct Joined {
     pub freshest: usize,
     pub geometry: Geometry,
     pub view: View,
+    /// The write-intent bitmap, where there is one.
+    pub bitmap: Option<bitmap::Joined>,
     /// Slots the freshest superblock counts on, and nobody fills.
     pub newly_missing: Vec<Slot>,
     /// Writes were in flight, or the first resync never ended.
@@ -94,7 +100,8 @@ impl Joined {
             Fate::Aside(state, why) => Some(format!("{} is set aside ({state}): {why}", candidate.name)),
             _ => None,
         });
-        aside.collect()
+        let bitmap = self.bitmap.iter().flat_map(|bitmap| bitmap.warnings.iter().cloned());
+        aside.chain(bitmap).collect()
     }
 
     /// Slots that hold no data, wholly or in part.
@@ -370,11 +377,21 @@ fn finish(
             avoid: sb.devflags & WRITE_MOSTLY != 0,
         }
     };
-    let synced_below = if geometry.is_redundant() { facts.resync_offset.0 } else { u64::MAX };
-    let members = slots.iter().map(member).collect();
+    let members: Vec<MemberView> = slots.iter().map(member).collect();
+    let bitmap = (geometry.is_redundant() && facts.features.contains(Features::BITMAP)).then(|| {
+        let filling = slots.iter().chain(&replacements).flatten().map(|&index| &candidates[index]);
+        let copies = filling.filter_map(|c| Some((c.name.as_str(), c.bitmap.as_ref()?)));
+        bitmap::join(copies, facts, &geometry)
+    });
+    let whole = members.iter().all(|member| member.presence == Presence::Present);
+    let (synced_below, suspects) = match &bitmap {
+        _ if !geometry.is_redundant() => (u64::MAX, None),
+        Some(bitmap) => bitmap.unsynced(&geometry, facts.resync_offset, whole),
+        None => (facts.resync_offset.0, None),
+    };
     let any = replacements.iter().any(Option::is_some);
     let seconds = replacements.iter().filter(|_| any).map(member).collect();
-    let view = View { epoch: 1, members, replacements: seconds, synced_below };
+    let view = View { epoch: 1, members, replacements: seconds, synced_below, suspects };
     let counted_on = |slot: &Slot| facts.roles.contains(&slot.0);
     let newly_missing = view.missing().iter().filter(counted_on).collect();
     let dirty = synced_below != u64::MAX;
@@ -386,6 +403,7 @@ fn finish(
         freshest,
         geometry,
         view,
+        bitmap,
         newly_missing,
         dirty,
         refusal: None,
@@ -415,7 +433,7 @@ fn geometry_of(facts: &Superblock, slots: &[Option<usize>], candidates: &[Candid
 }
 
 /// The bad ranges that touch the data area, in its own sectors.
-fn bad_ranges(sb: &Superblock, bad: &BadBlocks) -> Vec<(MemberLba, MemberLba)> {
+pub(super) fn bad_ranges(sb: &Superblock, bad: &BadBlocks) -> Vec<(MemberLba, MemberLba)> {
     let start = sb.data_offset;
     bad.iter()
         .filter(|area| area.end() > start)
@@ -448,13 +466,6 @@ fn refusal(joined: &Joined, facts: &Superblock, allow: &Allow) -> Option<Error> 
             "a member is missing while another is still being rebuilt: the data is not whole{}",
             ways_out::stale_flags(joined)
         ));
-    }
-    if joined.dirty && facts.features.contains(Features::BITMAP) && !allow.dirty {
-        return cannot(
-            "writes were in flight when it was last used and it has a write-intent bitmap, which this version does not \
-             follow yet: start it once with the kernel"
-                .into(),
-        );
     }
     if joined.dirty && facts.features.has_ppl() && !allow.dirty {
         return cannot(

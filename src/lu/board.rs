@@ -41,7 +41,7 @@ pub(super) struct Wire {
 /// What queues tell the keeper.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// A write waits for the LU to be marked dirty.
+    /// A write waits for the LU, or regions of it, to be marked dirty.
     pub dirty_wanted: bool,
     /// Members whose writes or flushes failed: the slot, and who filled it then.
     pub failed: Vec<(Slot, DiskId)>,
@@ -66,6 +66,8 @@ pub(super) struct Change {
 pub(super) enum What {
     /// A new member, its structures written, joins as a spare.
     Join(Box<Member>),
+    /// A member that left takes its slot again: only what the bitmap marks is copied to it.
+    Return(Box<Member>, Slot),
     /// A spare or a faulty member is forgotten.
     Forget(DiskId),
     /// A spare begins to replace the disk in a slot, which serves until it is done.
@@ -88,6 +90,8 @@ pub(super) struct Board {
     read_errors: Vec<AtomicU64>,
     /// All disks that were offered or added, and what became of them.
     pub roster: Mutex<Vec<Row>>,
+    /// Chunks the write-intent bitmap marks.
+    chunks_marked: AtomicU64,
     /// Long work under way, and why the last one could not be done in full.
     pub work: Mutex<Option<Work>>,
     pub notes: Mutex<Vec<String>>,
@@ -128,6 +132,7 @@ impl Board {
             cells: Mutex::default(),
             read_errors: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             roster: Mutex::default(),
+            chunks_marked: AtomicU64::new(0),
             work: Mutex::default(),
             notes: Mutex::default(),
             lost: Mutex::default(),
@@ -232,6 +237,14 @@ impl Board {
 
     pub(super) fn read_errors(&self, slot: Slot) -> u64 {
         self.read_errors.get(slot.index()).map_or(0, |count| count.load(SeqCst))
+    }
+
+    pub(super) fn set_chunks_marked(&self, chunks: u64) {
+        self.chunks_marked.store(chunks, SeqCst);
+    }
+
+    pub(super) fn chunks_marked(&self) -> u64 {
+        self.chunks_marked.load(SeqCst)
     }
 
     /// Bytes of the LU are lost.

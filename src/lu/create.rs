@@ -18,6 +18,7 @@ use crate::units::{DiskLba, Level, MAX_SLOTS, SECTOR, Sectors, Slot, SlotSet};
 
 use super::Lu;
 use super::assemble::{Allow, join};
+use super::bitmap;
 use super::keeper::Now;
 use super::open::{Access, Through, read_candidates, start};
 
@@ -35,6 +36,7 @@ pub struct Create {
     layout: Option<String>,
     size: Option<Sectors>,
     policy: Policy,
+    bitmap_chunk: Option<u32>,
     metadata: Minor,
     assume_clean: bool,
     disk_size: Option<Sectors>,
@@ -54,6 +56,7 @@ impl Create {
             layout: None,
             size: None,
             policy: Policy::None,
+            bitmap_chunk: None,
             metadata: Minor::V1_2,
             assume_clean: false,
             disk_size: None,
@@ -101,9 +104,17 @@ impl Create {
         self
     }
 
-    /// How redundancy is to be brought back after a crash. This version writes [`Policy::None`] only.
+    /// How redundancy is to be brought back after a crash: [`Policy::None`] if not said. [`Policy::Bitmap`] is for redundant
+    /// levels; [`Policy::Ppl`] is not written by this version.
     pub fn policy(mut self, policy: Policy) -> Create {
         self.policy = policy;
+        self
+    }
+
+    /// Bytes for which one bit of a write-intent bitmap stands: a power of two from 4 KiB up with which it fits its place. As
+    /// mdadm chooses it if not said: 64 MiB unless the members are huge.
+    pub fn bitmap_chunk(mut self, bytes: u32) -> Create {
+        self.bitmap_chunk = Some(bytes);
         self
     }
 
@@ -184,11 +195,14 @@ impl Create {
 
     fn check_request(&self) -> Result<()> {
         let usage = |text: String| Err(Error::new(ErrorKind::Usage, text));
-        if self.policy != Policy::None {
+        if self.policy == Policy::Ppl {
             return usage(format!(
-                "policy {} is not written by this version; use --policy none (what another tool made with it can be read)",
+                "policy {} is not written by this version; use bitmap or none (what another tool made with it can be read)",
                 self.policy
             ));
+        }
+        if self.bitmap_chunk.is_some_and(|bytes| !bytes.is_power_of_two() || bytes < 4096) {
+            return usage("the chunk of a bitmap must be a power of two from 4 KiB up".into());
         }
         if self.name.is_empty() || self.name.len() > 32 || self.name.contains(['/', ',', '\0', '\n']) {
             return usage(format!("{:?} is no name for an LU: 1 to 32 bytes without '/' and ','", self.name));
@@ -229,6 +243,10 @@ impl Create {
         }
         if !self.spares.is_empty() && !geometry.is_redundant() {
             return Err(Error::new(ErrorKind::Usage, format!("{} has no use for a spare", self.level)));
+        }
+        if self.policy == Policy::Bitmap && !geometry.is_redundant() {
+            let text = format!("{} has no redundancy that a bitmap could bring back", self.level);
+            return Err(Error::new(ErrorKind::Usage, text));
         }
         Ok(())
     }
@@ -379,13 +397,14 @@ impl Create {
         let numbers = (0..slots).filter(|slot| !missing.contains(slot)).chain(slots..total as u16);
         let now = Now::read().wall;
         let now = Time { micros: now.micros.max(1), ..now };
+        let policy_feature = if self.policy == Policy::Bitmap { Features::BITMAP } else { Features::NONE };
         let many_zones = geometry::has_zones(self.level) && are_unequal(&data_sizes, chunk);
         for (((id, place), data_size), number) in ids.iter().zip(places).zip(data_sizes).zip(numbers) {
             let own = size_of(id);
             let super_offset = self.metadata.offset(own).ok_or_else(|| too_small(id))?;
             let superblock = Superblock {
                 minor: self.metadata,
-                features: if many_zones { Features::RAID0_LAYOUT } else { Features::NONE },
+                features: if many_zones { Features::RAID0_LAYOUT } else { policy_feature },
                 set_uuid: draft.set,
                 name: Name::new(&self.name)
                     .ok_or_else(|| Error::new(ErrorKind::Usage, "the name is longer than 32 bytes"))?,
@@ -397,7 +416,7 @@ impl Create {
                 size: component,
                 chunk,
                 raid_disks: u32::from(slots),
-                bitmap_offset: 0,
+                bitmap_offset: place.bitmap_offset(),
                 ppl: Default::default(),
                 reshape: None,
                 data_offset: place.data_offset,
@@ -415,7 +434,20 @@ impl Create {
                 logical_block_size: 0,
                 roles: roles.clone(),
             };
-            draft.members.push(NewMember { disk: *id, superblock, areas: place.at_creation(own) });
+            let bitmap = match superblock.bitmap_at() {
+                Some(at) => {
+                    let space = place.bitmap_space();
+                    let bitmap = bitmap::for_new(&superblock, &geometry, self.bitmap_chunk, space, !agrees);
+                    if bitmap.header.bytes_used() > space.bytes() {
+                        let text =
+                            format!("a bitmap with so small a chunk does not fit its place of {space}");
+                        return Err(Error::new(ErrorKind::Usage, text));
+                    }
+                    Some((at, bitmap.to_bytes()))
+                }
+                None => None,
+            };
+            draft.members.push(NewMember { disk: *id, superblock, areas: place.at_creation(own), bitmap });
         }
         Ok(draft)
     }
@@ -461,13 +493,15 @@ struct NewMember {
     superblock: Superblock,
     /// What else is written, before the superblock.
     areas: Vec<(Area, Fill)>,
+    /// Its copy of the write-intent bitmap, and where.
+    bitmap: Option<(DiskLba, Vec<u8>)>,
 }
 
 impl Draft {
     /// Writes everything, superblocks last, and flushes.
     fn write(&self, backend: &dyn Backend, overwrite: bool) -> Result<()> {
         let io = Blocking::new(backend)?;
-        for NewMember { disk, superblock, areas } in &self.members {
+        for NewMember { disk, superblock, areas, bitmap } in &self.members {
             let size = backend.info(*disk).size;
             if overwrite {
                 // A superblock left at another place could be taken for the member's own later.
@@ -479,6 +513,9 @@ impl Draft {
                     Fill::Ones => 0xff,
                 };
                 fill_area(&io, *disk, area, byte)?;
+            }
+            if let Some((at, bytes)) = bitmap {
+                io.write_exact(*disk, *at, bytes, false)?;
             }
             io.flush(*disk)?;
         }

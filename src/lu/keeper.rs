@@ -8,12 +8,19 @@
 //! |---|---|---|
 //! | a write waits on a clean LU | `resync_offset` 0, events + 1 | writes may go out |
 //! | no write for a while | all members flushed; then `resync_offset` as far as in sync, events + 1 | |
+//! | a member was left behind by a power cut | what the others say, at their events | |
 //! | a member failed | its role "faulty", events + 1, on the survivors only; the same once more | the view says "missing"; held replies go out |
 //! | a disk joins or leaves, a spare takes over | the tables, events + 1 | the view; a rebuild begins |
 //! | blocks are bad, or were written and are good again | members flushed; the lists, events + 1 | the view; held replies go out |
 //! | recovery got on | members flushed; then the watermark, events + 1 | the view moves the watermark |
 //! | a replacement is complete | members flushed; then the old disk "faulty", events + 1; the same once more | the view |
 //! | stop | as "clean" | the end |
+//! | a write waits on regions of a dirty LU | no superblocks: their bits in the bitmap, durably | writes may go out |
+//! | no write to a region for a while, or stop | no superblocks: all members flushed; then the bits cleared | |
+//!
+//! With a write-intent bitmap (`bitmap`) a round that writes superblocks writes before them, on every member in a slot, the
+//! bitmap's header with the coming event count and the bits that writers wait for. Not at once with them: superblocks that
+//! a power cut left ahead of all bitmaps would make those stale, and everything be resynced.
 //!
 //! A member that cannot take its superblock fails with it, and the round is repeated for the others. Where nothing can
 //! stand in for it, the LU goes on while at least one superblock was written; if none was, writes fail from then on.
@@ -23,7 +30,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::disk::{AlignedBuf, DiskId, Op, RegionId, Span};
-use crate::engine::{Note, Reply, Request, Trouble};
+use crate::engine::{IntentMap, Note, Reply, Request, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::superblock::{Role, Time};
 use crate::plan::{Member as MemberView, Presence, Rows, View};
@@ -31,6 +38,7 @@ use crate::recovery::{Goal, Walk};
 use crate::units::{MemberLba, SECTOR, Sectors, Slot, SlotSet, Stripe};
 
 use super::assemble::Fate;
+use super::bitmap::Record;
 use super::board::{Board, Change, Health, Inbox, What, lock};
 use super::members::Members;
 use super::queue::{Core, OWN};
@@ -67,7 +75,7 @@ impl Now {
 
 /// Why a round is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Cause {
+pub(super) enum Cause {
     Dirty,
     Clean,
     Failure,
@@ -82,26 +90,35 @@ enum Cause {
     },
     /// A replacement is complete: it has the slot from now on.
     Swap(Slot),
+    /// Somebody is behind the others, by one update: it is told what they say, and no more.
+    CatchUp,
+    /// Bits of the bitmap are set, or cleared; the superblocks stay as they are.
+    Intent,
+    Clear,
 }
 
 /// What of a round is under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+pub(super) enum Phase {
     Flush,
     /// Bad-block lists, before the superblocks that speak of them.
     Lists,
+    /// The bitmap: its header and what is newly marked.
+    Bitmap,
     Superblocks,
+    /// What the bitmap no longer marks.
+    Unmark,
 }
 
 /// A superblock round under way.
-struct Round {
-    cause: Cause,
-    phase: Phase,
+pub(super) struct Round {
+    pub cause: Cause,
+    pub phase: Phase,
     /// When it began: its superblocks' update time.
     wall: Time,
-    left: usize,
+    pub left: usize,
     written: usize,
-    refused: Vec<DiskId>,
+    pub refused: Vec<DiskId>,
     /// Told when the round has ended.
     waiting: Vec<mpsc::Sender<Result<()>>>,
 }
@@ -117,10 +134,14 @@ struct Filling {
 }
 
 pub(super) struct Keeper {
-    board: Arc<Board>,
-    core: Core,
-    members: Members,
-    view: View,
+    pub(super) board: Arc<Board>,
+    pub(super) core: Core,
+    pub(super) members: Members,
+    pub(super) view: View,
+    /// The write-intent bitmap, and the buffer from which it is written.
+    pub(super) record: Option<(Record, RegionId)>,
+    /// The next round of clearing bits.
+    pub(super) clear_due: Option<Instant>,
     /// One buffer per member for its superblock.
     pages: Vec<(DiskId, RegionId)>,
     round: Option<Round>,
@@ -134,7 +155,7 @@ pub(super) struct Keeper {
     dirty_wanted: bool,
     stop: bool,
     pause: bool,
-    walk: Option<Walk>,
+    pub(super) walk: Option<Walk>,
     /// Walks ended so far.
     walks: u64,
     walk_started: Option<(Instant, u64)>,
@@ -152,8 +173,21 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(board: &Arc<Board>, members: Members, degraded: &[Slot]) -> Result<Keeper> {
-        let core = Core::new(board, 2 * WINDOW)?;
+    pub(super) fn new(
+        board: &Arc<Board>,
+        members: Members,
+        degraded: &[Slot],
+        record: Option<Record>,
+    ) -> Result<Keeper> {
+        let mut core = Core::new(board, 2 * WINDOW)?;
+        let record = match record {
+            Some(record) => {
+                let page = core.side.memory.insert_owned(AlignedBuf::new(record.len()));
+                let no_room = || Error::new(ErrorKind::Busy, "no room for the bitmap's buffer");
+                Some((record, page.ok_or_else(no_room)?))
+            }
+            None => None,
+        };
         board.set_keeper(Some(core.side.disks.waker()));
         let view = (*board.health().view).clone();
         let adopts = members.changed;
@@ -162,6 +196,8 @@ impl Keeper {
             core,
             members,
             view,
+            record,
+            clear_due: None,
             pages: Vec::new(),
             round: None,
             failed: degraded.iter().copied().collect(),
@@ -211,12 +247,17 @@ impl Keeper {
         if self.round.is_none() && told {
             return Some(Duration::ZERO);
         }
+        if self.round.as_ref().is_some_and(|round| round.left == 0) {
+            return Some(Duration::ZERO);
+        }
         let busy = self.round.is_some() || self.walk.is_some();
         if !busy {
             self.board.settle();
         }
         let waiting = self.board.shared.is_dirty() || self.stop;
-        Some(if busy || waiting { IDLE / 4 } else { Duration::from_secs(3600) })
+        let clear_in = self.clear_due.map(|due| due.saturating_duration_since(now.monotonic));
+        let rest = clear_in.unwrap_or(Duration::from_secs(3600));
+        Some(if busy || waiting { rest.min(IDLE / 4) } else { rest })
     }
 
     /// Recovery may wait for rows, and stopping for a write, of a queue that nobody polls.
@@ -262,6 +303,9 @@ impl Keeper {
 
     fn next_round(&mut self, now: Now) {
         let shared = self.board.shared.clone();
+        if self.members.lags {
+            return self.begin(Cause::CatchUp, now, Vec::new());
+        }
         if self.fail_members() {
             return self.begin(Cause::Failure, now, Vec::new());
         }
@@ -278,7 +322,9 @@ impl Keeper {
         }
         if self.dirty_wanted {
             self.dirty_wanted = false;
-            if shared.is_dirty() {
+            if shared.is_dirty() && shared.intent().is_some_and(IntentMap::is_any_wanted) {
+                return self.begin(Cause::Intent, now, Vec::new());
+            } else if shared.is_dirty() {
                 self.board.wake_queues();
             } else {
                 return self.begin(Cause::Dirty, now, Vec::new());
@@ -307,6 +353,9 @@ impl Keeper {
         if left_dirty && may && (quiet || self.stop) && self.walk.is_none() {
             return self.begin(Cause::Clean, now, Vec::new());
         }
+        if self.is_clearing_due(now) && self.unmark(false) {
+            return self.begin(Cause::Clear, now, Vec::new());
+        }
         if let Some(walk) = &self.walk {
             let quiet = walk.is_quiet();
             let resting = (self.stop || self.pause) && quiet;
@@ -324,6 +373,9 @@ impl Keeper {
         if self.stop && done && self.walk.is_none() {
             if self.members.changed && !shared.is_broken() && !shared.flush_lost() {
                 return self.begin(Cause::Clean, now, Vec::new());
+            }
+            if self.unmark(true) {
+                return self.begin(Cause::Clear, now, Vec::new());
             }
             self.finished = true;
         }
@@ -417,6 +469,7 @@ impl Keeper {
         let slots = self.view.members.len();
         self.view.replacements.resize(slots, MemberView::default());
         self.view.replacements[slot.index()].presence = Presence::Below(MemberLba(0));
+        self.rewrite_bitmap();
         self.set_fate(disk, Fate::Replacement(slot));
         Ok(())
     }
@@ -521,6 +574,21 @@ impl Keeper {
                 self.core.side.disks.detach(disk);
                 self.members.set_role(number, Role::Spare);
             }
+            What::Return(member, slot) => {
+                if self.members.forgive(member.superblock.dev_number) {
+                    // On record first: a power cut could leave it the freshest, and whoever calls the freshest faulty is
+                    // taken for one that lived on alone.
+                    self.adopts = true;
+                    let what = What::Return(member, slot);
+                    self.changes.push_front(Change { what, ..change });
+                    return None;
+                }
+                if let Err(refusal) = self.take_back(*member, slot) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = change.done.send(Err(refusal));
+                    return None;
+                }
+            }
             What::Replace(slot, disk) => {
                 if let Err(refusal) = self.start_replacing(slot, disk) {
                     // Whoever asked may have stopped waiting.
@@ -546,19 +614,24 @@ impl Keeper {
             *member = MemberView { presence: Presence::Below(MemberLba(0)), ..MemberView::default() };
         }
         self.set_fate(disk, Fate::Active(slot));
-        if self.walk.as_ref().is_some_and(|walk| matches!(walk.goal(), Goal::Replace(_))) {
-            // Redundancy comes first; the copy goes on from its watermark afterwards.
-            self.advance_watermark();
-            self.end_walk();
-        }
+        self.rewrite_bitmap();
+        self.put_off_replacing();
         let name =
             self.members.list.iter().find(|member| member.disk == disk).map(|member| member.name.clone());
         lock(&self.board.notes).push(format!("spare {} takes over {slot}", name.unwrap_or_default()));
         true
     }
 
+    /// Redundancy comes first; a copy for a replacement goes on from its watermark afterwards.
+    pub(super) fn put_off_replacing(&mut self) {
+        if self.walk.as_ref().is_some_and(|walk| matches!(walk.goal(), Goal::Replace(_))) {
+            self.advance_watermark();
+            self.end_walk();
+        }
+    }
+
     /// Shown together with the view it belongs to, when the round has ended.
-    fn set_fate(&mut self, disk: DiskId, fate: Fate) {
+    pub(super) fn set_fate(&mut self, disk: DiskId, fate: Fate) {
         self.fates.push((disk, fate));
     }
 
@@ -603,7 +676,17 @@ impl Keeper {
     }
 
     fn begin(&mut self, cause: Cause, now: Now, waiting: Vec<mpsc::Sender<Result<()>>>) {
-        let phase = if flushes(cause) { Phase::Flush } else { Phase::Lists };
+        if let (Some((record, _)), Some(map), true) =
+            (&mut self.record, self.board.shared.intent(), cause != Cause::Clear)
+        {
+            // Whatever came in between, the bits are still set.
+            record.restore(map);
+        }
+        let phase = match cause {
+            Cause::Intent => Phase::Bitmap,
+            cause if flushes(cause) => Phase::Flush,
+            _ => Phase::Lists,
+        };
         let mut round =
             Round { cause, phase, wall: now.wall, left: 0, written: 0, refused: Vec::new(), waiting };
         self.submit_phase(&mut round);
@@ -613,18 +696,21 @@ impl Keeper {
     /// Submits the operations of the round's phase, going on to the next where there are none.
     fn submit_phase(&mut self, round: &mut Round) {
         loop {
-            if round.phase == Phase::Superblocks {
-                self.state_sync(round.cause);
-                self.members.stamp(round.wall);
+            match round.phase {
+                Phase::Superblocks => {
+                    self.state_sync(round.cause);
+                    self.members.stamp(round.wall);
+                }
+                Phase::Bitmap | Phase::Unmark => self.submit_bitmap(round),
+                Phase::Flush | Phase::Lists => {}
             }
             for index in 0..self.members.list.len() {
                 if self.submit_to(index, round) {
                     round.left += 1;
                 }
             }
-            match round.phase {
-                Phase::Flush if round.left == 0 => round.phase = Phase::Lists,
-                Phase::Lists if round.left == 0 => round.phase = Phase::Superblocks,
+            match next_phase(round) {
+                Some(next) if round.left == 0 => round.phase = next,
                 _ => return,
             }
         }
@@ -633,6 +719,9 @@ impl Keeper {
     /// Submits one member's operation of the round's phase, if it has one.
     fn submit_to(&mut self, index: usize, round: &mut Round) -> bool {
         let phase = round.phase;
+        if matches!(phase, Phase::Bitmap | Phase::Unmark) {
+            return false;
+        }
         let disk = self.members.list[index].disk;
         let ticket = OWN | u64::from(disk.0);
         if phase == Phase::Flush {
@@ -679,7 +768,9 @@ impl Keeper {
                 return self.end(round, now);
             }
             // What a member could not flush is gone from it: it fails, and the others are told first.
+            self.note_bitmap(&round);
             if self.drop_refused(&round) {
+                self.dirty_wanted |= matches!(round.cause, Cause::Dirty | Cause::Intent);
                 return self.begin(Cause::Failure, now, round.waiting);
             }
             let stays = |disk: &DiskId| self.members.list.iter().any(|member| member.disk == *disk);
@@ -695,8 +786,9 @@ impl Keeper {
                 }
                 return;
             }
+            let Some(next) = next_phase(&round) else { return self.board.wake_queues() };
             round.refused.clear();
-            round.phase = if round.phase == Phase::Flush { Phase::Lists } else { Phase::Superblocks };
+            round.phase = next;
             self.submit_phase(&mut round);
             self.round = Some(round);
             self.core.pump(None);
@@ -751,6 +843,7 @@ impl Keeper {
                 self.checkpointed = Some(now.monotonic);
                 // (A pause may have come since: what is not on record yet then gets a checkpoint of its own.)
                 if last {
+                    self.tell_copied();
                     self.end_walk();
                 }
             }
@@ -761,7 +854,9 @@ impl Keeper {
                 self.end_walk();
                 return self.begin(Cause::Confirm, now, round.waiting);
             }
-            Cause::Confirm | Cause::Membership | Cause::Blocks | Cause::Clean => {}
+            Cause::Confirm | Cause::CatchUp | Cause::Membership | Cause::Blocks | Cause::Clean => {}
+            // End without superblocks.
+            Cause::Intent | Cause::Clear => {}
         }
         self.publish_if_changed();
         self.board.wake_queues();
@@ -797,7 +892,13 @@ impl Keeper {
     /// Is there something to resync, or a member half rebuilt?
     fn plan_recovery(&mut self) {
         let geometry = &self.board.geometry;
-        self.walk = pending(&self.view).map(|(goal, from)| Walk::new(geometry, goal, from, WINDOW));
+        self.walk = pending(&self.view).map(|(goal, from)| {
+            let walk = Walk::new(geometry, goal, from, WINDOW);
+            match self.selection(goal) {
+                Some(stripes) => walk.only(geometry, stripes),
+                None => walk,
+            }
+        });
         self.walk_started = None;
         self.tell_work(None);
     }
@@ -855,8 +956,8 @@ impl Keeper {
     fn tell_work(&self, eta_seconds: Option<u64>) {
         let work = self.walk.as_ref().map(|walk| Work {
             kind: walk.goal().into(),
-            done_bytes: walk.watermark() * SECTOR,
-            total_bytes: walk.end().0 * SECTOR,
+            done_bytes: walk.selected().map_or(walk.watermark(), |(done, _)| done) * SECTOR,
+            total_bytes: walk.selected().map_or(walk.end().0, |(_, all)| all) * SECTOR,
             eta_seconds,
         });
         *lock(&self.board.work) = work;
@@ -952,7 +1053,10 @@ impl Keeper {
         let Some(walk) = &self.walk else { return };
         let (watermark, finished) = (walk.watermark(), walk.is_finished());
         match walk.goal() {
-            Goal::Resync => self.view.synced_below = if finished { u64::MAX } else { watermark },
+            Goal::Resync => {
+                self.view.synced_below = if finished { u64::MAX } else { watermark };
+                self.view.suspects = self.view.suspects.take().filter(|_| !finished);
+            }
             Goal::Rebuild(slot) => {
                 let good = (!finished).then_some(MemberLba(watermark));
                 if let Some(member) = self.view.members.get_mut(slot.index()) {
@@ -971,7 +1075,18 @@ impl Keeper {
 
 /// Is a round for this cause a promise about what members hold, so that they are flushed before?
 fn flushes(cause: Cause) -> bool {
-    matches!(cause, Cause::Clean | Cause::Blocks | Cause::Checkpoint { .. } | Cause::Swap(_))
+    matches!(cause, Cause::Clean | Cause::Blocks | Cause::Checkpoint { .. } | Cause::Swap(_) | Cause::Clear)
+}
+
+/// What follows a round's phase, if anything does.
+fn next_phase(round: &Round) -> Option<Phase> {
+    match (round.phase, round.cause) {
+        (Phase::Flush, Cause::Clear) | (Phase::Lists, _) => Some(Phase::Bitmap),
+        (Phase::Flush, _) => Some(Phase::Lists),
+        (Phase::Bitmap, Cause::Intent) | (Phase::Superblocks | Phase::Unmark, _) => None,
+        (Phase::Bitmap, Cause::Clear) => Some(Phase::Unmark),
+        (Phase::Bitmap, _) => Some(Phase::Superblocks),
+    }
 }
 
 /// What recovery is to do next, and from where.

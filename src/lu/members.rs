@@ -70,6 +70,21 @@ impl Member {
         changed.then(|| self.encode_bad()).flatten()
     }
 
+    /// It missed nothing but what the bitmap marks, and is being brought up to date.
+    pub(super) fn lacks_only_marked(&self) -> bool {
+        self.superblock.features.contains(Features::RECOVERY_BITMAP)
+    }
+
+    /// Its bad ranges, from the start of the disk.
+    pub(super) fn bad(&self) -> &BadBlocks {
+        &self.bad
+    }
+
+    /// Where its copy of the write-intent bitmap goes, if it has one that counts: spares do not.
+    pub(super) fn bitmap_at(&self) -> Option<DiskLba> {
+        self.active().and_then(|_| self.superblock.bitmap_at())
+    }
+
     /// The slot this member fills, if it fills one.
     pub(super) fn slot(&self) -> Option<Slot> {
         self.active().filter(|_| !self.is_replacement())
@@ -129,6 +144,9 @@ pub(super) struct Members {
     pub events: u64,
     /// Something was changed that no round has recorded yet.
     pub changed: bool,
+    /// A power cut in the middle of a round left somebody behind. It has to catch up before the count rises: two behind it
+    /// would be stale, and left alone it would say something else of the LU.
+    pub lags: bool,
 }
 
 impl Members {
@@ -141,12 +159,14 @@ impl Members {
     ) -> Members {
         let facts = list.iter().find(|m| m.disk == freshest).map(|m| m.superblock.clone());
         let events = facts.as_ref().map_or(0, |facts| facts.events);
+        let mut lags = false;
         if let Some(facts) = facts {
             for member in &mut list {
+                lags |= member.active().is_some() && member.superblock.events != events;
                 member.take_facts(&facts);
             }
         }
-        let mut members = Members { list, events, changed: false };
+        let mut members = Members { list, events, changed: false, lags };
         // A stale member that was let in fills its slot also by the table from now on.
         for (disk, slot) in filled {
             let Some(member) = members.list.iter_mut().find(|m| m.disk == disk) else { continue };
@@ -278,13 +298,37 @@ impl Members {
         // Whoever had the slot before has it no more, also where it was never recorded as faulty.
         self.set_roles(slot, Role::Faulty);
         self.set_role(number, Role::Active(slot));
+        self.set_watermark(slot, None);
         self.set_watermark(slot, Some(MemberLba(0)));
         Some(disk)
     }
 
-    /// Everything for the next round: a new event count and time on all.
+    /// Whoever had `dev_number` is no longer called faulty. False if it was not.
+    pub(super) fn forgive(&mut self, dev_number: u32) -> bool {
+        let role = self.list.first().map(|member| member.superblock.role_of(dev_number));
+        let faulty = role == Some(Role::Faulty);
+        if faulty {
+            self.set_role(dev_number, Role::Spare);
+        }
+        faulty
+    }
+
+    /// A member that left fills `slot` again; on it is good what the bitmap does not mark.
+    pub(super) fn take_back(&mut self, mut member: Member, slot: Slot) {
+        if let Some(other) = self.list.first() {
+            member.take_facts(&other.superblock);
+        }
+        member.superblock.features = member.superblock.features.with(Features::RECOVERY_BITMAP);
+        let number = member.superblock.dev_number;
+        self.set_roles(slot, Role::Faulty);
+        self.list.push(member);
+        self.set_role(number, Role::Active(slot));
+        self.set_watermark(slot, Some(MemberLba(0)));
+    }
+
+    /// Everything for the next round: a new event count and time on all. Whoever lags gets the others' count first.
     pub(super) fn stamp(&mut self, now: Time) {
-        self.events += 1;
+        self.events += u64::from(!std::mem::take(&mut self.lags));
         let now = Time { micros: now.micros.max(1), ..now };
         for member in &mut self.list {
             member.superblock.events = self.events;

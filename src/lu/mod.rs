@@ -23,11 +23,13 @@
 //! Calls may come from any number of threads. A read returns what the last acknowledged write left, or what a write in
 //! flight is about to leave, per sector; there is no order between sectors. [`Lu::flush`] covers everything acknowledged
 //! before it. A member whose write or flush fails is failed: the reply waits until the others have recorded it
-//! durably. Without the bitmap and PPL policies (not written by this version) a crash of the host leaves the LU
-//! to be resynced, and a parity LU that loses a member in the same crash is refused at the next start.
+//! durably. After a crash of the host redundancy is resynced: with the bitmap policy where was being written, with none
+//! everywhere; a parity LU that loses a member in the same crash is refused at the next start. (The PPL policy is not
+//! written by this version.)
 
 mod admin;
 mod assemble;
+mod bitmap;
 mod board;
 mod create;
 mod keeper;
@@ -35,6 +37,7 @@ mod look;
 mod members;
 mod open;
 mod queue;
+mod readd;
 pub mod status;
 mod ways_out;
 
@@ -53,7 +56,7 @@ pub use create::Create;
 pub use look::{Inspection, Scanned, inspect, scan};
 pub use open::{Access, Assemble};
 pub use queue::{Completion, Queue};
-pub use status::{MemberState, MemberStatus, Policy, State, Status, Work, WorkKind};
+pub use status::{Marked, MemberState, MemberStatus, Policy, State, Status, Work, WorkKind};
 
 use board::{Board, lock};
 use queue::{Pool, Want};

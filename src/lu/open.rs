@@ -14,6 +14,7 @@ use crate::plan::{Presence, View};
 use crate::units::{SECTOR, Sectors, Slot};
 
 use super::assemble::{Allow, Candidate, Fate, Joined, join};
+use super::bitmap::{self, Record};
 use super::board::{Board, Health, Wire, lock};
 use super::keeper::{Keeper, spawn};
 use super::members::{Member, Members};
@@ -386,7 +387,10 @@ pub(super) fn read_candidates(backend: &dyn Backend) -> Result<Vec<Candidate>> {
                 Err(error) => found = Err(error),
             }
         }
-        candidates.push(Candidate { disk, name: info.name, found, bad });
+        let facts = found.as_ref().ok().map(|good| &good.superblock);
+        let facts = facts.filter(|sb| sb.features.contains(Features::BITMAP));
+        let bitmap = facts.map(|sb| bitmap::read(&io, disk, sb));
+        candidates.push(Candidate { disk, name: info.name, found, bad, bitmap });
     }
     Ok(candidates)
 }
@@ -468,6 +472,17 @@ pub(super) fn start(
         return Err(Error::new(ErrorKind::CannotStart, text));
     }
 
+    if let Some(bitmap) = joined.bitmap.as_ref().filter(|_| !read_only) {
+        let header = &bitmap.bitmap.header;
+        for candidate in in_use.iter().map(|&index| &joined.candidates[index]) {
+            let Ok(found) = &candidate.found else { continue };
+            bitmap::area(&found.superblock, header, block).map_err(|error| {
+                let text = format!("{}: {error}: the LU can only be read", candidate.name);
+                Error::new(ErrorKind::CannotStart, text)
+            })?;
+        }
+    }
+
     let mut joined = joined;
     round_to_blocks(&mut joined.view, u64::from(block) / SECTOR);
     let wire = |place: &Option<usize>| {
@@ -479,12 +494,15 @@ pub(super) fn start(
     let wires = joined.slots.iter().chain(replacements).map(wire).collect();
     let health = Health { view: Arc::new(joined.view.clone()), wires };
     let geometry = Arc::new(joined.geometry.clone());
-    let shared = Arc::new(Shared::new(&geometry, QUEUES, joined.view.epoch));
+    let record = joined.bitmap.as_ref().filter(|_| !read_only).map(|bitmap| Record::new(bitmap, block));
+    let (record, intent) = record.unzip();
+    let shared = Arc::new(Shared::new(&geometry, QUEUES, joined.view.epoch).with_intent(intent));
     let describe = Describe::new(&joined, &*backend, Some(memory_align));
     let kernels = cpu::kernels();
     let board = Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, health));
 
     *lock(&board.roster) = roster(&joined);
+    board.set_chunks_marked(joined.bitmap.as_ref().map_or(0, |joined| joined.bitmap.count_set()));
     let mut keeper = None;
     if !read_only {
         let list = in_use.iter().filter_map(|&i| {
@@ -509,7 +527,7 @@ pub(super) fn start(
         }
         if board.geometry.is_redundant() {
             let absent: &[Slot] = &joined.newly_missing;
-            let machine = Keeper::new(&board, members, absent)?;
+            let machine = Keeper::new(&board, members, absent, record)?;
             let thread = spawn(machine)
                 .map_err(|e| Error::new(ErrorKind::Io, "cannot start the keeper's thread").with_source(e))?;
             keeper = Some(thread);

@@ -9,7 +9,7 @@ use crate::format::superblock::{Features, Minor, Superblock, Uuid};
 use crate::geometry::Geometry;
 use crate::plan::{Presence, View};
 use crate::recovery::Goal;
-use crate::units::{Level, SECTOR, Slot};
+use crate::units::{Level, SECTOR, Slot, Stripe};
 
 use super::assemble::{Candidate, Fate, Joined, short_name};
 use super::board::{Board, lock};
@@ -34,6 +34,8 @@ pub struct Status {
     pub size_bytes: u64,
     /// How redundancy is brought back after a crash.
     pub policy: Policy,
+    /// What the write-intent bitmap marks, where there is one.
+    pub bitmap: Option<Marked>,
     /// Version of the superblocks.
     pub metadata: Minor,
     /// The first that applies.
@@ -140,6 +142,17 @@ pub struct MemberStatus {
     pub reason: Option<String>,
 }
 
+/// What a write-intent bitmap marks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marked {
+    /// Chunks that would be resynced after a crash now.
+    pub chunks: u64,
+    /// All chunks.
+    pub total: u64,
+    /// Bytes of a chunk: of each member, of the LU for RAID10.
+    pub chunk_bytes: u64,
+}
+
 /// Long work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Work {
@@ -212,6 +225,7 @@ pub(super) struct Describe {
     layout: String,
     chunk_bytes: u64,
     policy: Policy,
+    bitmap: Option<Marked>,
     metadata: Minor,
     dirty: bool,
     events: u64,
@@ -267,6 +281,11 @@ impl Describe {
             layout: joined.geometry.layout().to_string(),
             chunk_bytes: joined.geometry.chunk().bytes(),
             policy: policy_of(facts),
+            bitmap: joined.bitmap.as_ref().map(|joined| {
+                let header = &joined.bitmap.header;
+                let (total, chunk_bytes) = (header.bits(), u64::from(header.chunk_bytes));
+                Marked { chunks: joined.bitmap.count_set(), total, chunk_bytes }
+            }),
             metadata: facts.minor,
             dirty: joined.dirty,
             events: facts.events,
@@ -305,6 +324,9 @@ impl Describe {
         }
         if !board.read_only {
             status.dirty = board.shared.is_dirty() || view.synced_below != u64::MAX;
+            if let Some(bitmap) = &mut status.bitmap {
+                bitmap.chunks = board.chunks_marked();
+            }
         }
         status.warnings.extend(lock(&board.notes).iter().cloned());
         status.lost = board.lost();
@@ -344,6 +366,7 @@ impl Describe {
             chunk_bytes: self.chunk_bytes,
             size_bytes: geometry.size().bytes(),
             policy: self.policy,
+            bitmap: self.bitmap,
             metadata: self.metadata,
             state,
             redundancy_left: if whole { geometry.redundancy_left(&incomplete) } else { 0 },
@@ -458,7 +481,12 @@ fn pending(geometry: &Geometry, view: &View) -> Option<Work> {
         Goal::Resync if geometry.synced_unit_is_lu() => geometry.size(),
         Goal::Resync => geometry.member_used(Slot(0)),
     };
-    let (done, total) = (done.min(total.0) * SECTOR, total.bytes());
+    let unit = geometry.unit().0.max(1);
+    let (done, total) = match (&view.suspects, goal) {
+        (Some(set), Goal::Resync) => (set.count_below(Stripe(done / unit)) * unit, set.count() * unit),
+        _ => (done.min(total.0), total.0),
+    };
+    let (done, total) = (done * SECTOR, total * SECTOR);
     Some(Work { kind: goal.into(), done_bytes: done, total_bytes: total, eta_seconds: None })
 }
 

@@ -30,12 +30,14 @@
 //! The plan moves names of buffers, not bytes: [`Buf`] is a client's piece or a scratch *lane*, one lane per cell.
 
 mod planner;
+mod stripes;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
 pub use planner::plan;
+pub use stripes::StripeSet;
 pub use view::{Member, Presence, View};
 
 use alloc::vec::Vec;

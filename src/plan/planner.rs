@@ -162,6 +162,10 @@ fn read_directly(
 
 /// How many rows of the stripe, from its start, have redundancy that agrees.
 fn synced_rows(map: &StripeMap<'_>, view: &View) -> u32 {
+    if view.synced_below == u64::MAX || view.suspects.as_ref().is_some_and(|set| !set.contains(map.number()))
+    {
+        return map.rows();
+    }
     view.synced_below.saturating_sub(map.sync_start()).min(u64::from(map.rows())) as u32
 }
 

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout)] // how much was proven belongs into the test's output
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::*;
@@ -122,6 +123,16 @@ impl<'g> Case<'g> {
         }
         if !in_sync {
             view.synced_below = map.sync_start();
+        }
+        // A bitmap may name the stripe, or all others.
+        let stripe = map.number().0;
+        match random.next() % 3 {
+            0 if in_sync => {
+                view.synced_below = 0;
+                view.suspects = Some(Arc::new(StripeSet::new([0..stripe, stripe + 1..stripe + 9])));
+            }
+            0 => view.suspects = Some(Arc::new(StripeSet::new(Some(stripe..stripe + 1)))),
+            _ => {}
         }
         let none = || [Vec::new(), Vec::new()];
         let (disk, each, data, worth) = (none(), [Vec::new(), Vec::new()], Vec::new(), Vec::new());

@@ -1,7 +1,9 @@
 //! What the planner knows of the members: health per slot, bad ranges, how far redundancy is in sync. Nothing of disks.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::StripeSet;
 use crate::units::{MemberLba, Sectors, Slot, SlotSet};
 
 /// The health of an LU at one epoch. A change makes a new view with a higher epoch; views are never edited in place.
@@ -21,6 +23,9 @@ pub struct View {
     ///
     /// [`Geometry::synced_unit_is_lu`]: crate::geometry::Geometry::synced_unit_is_lu
     pub synced_below: u64,
+    /// Of what is not below [`synced_below`](View::synced_below), only these stripes may disagree: what a write-intent
+    /// bitmap names. `None`: all.
+    pub suspects: Option<Arc<StripeSet>>,
 }
 
 /// One slot, as the planner sees it.
@@ -76,7 +81,7 @@ impl View {
     pub fn healthy(slots: u16) -> View {
         let member = Member { presence: Presence::Present, ..Member::default() };
         let members = alloc::vec![member; usize::from(slots)];
-        View { epoch: 0, members, replacements: Vec::new(), synced_below: u64::MAX }
+        View { epoch: 0, members, replacements: Vec::new(), synced_below: u64::MAX, suspects: None }
     }
 
     /// Who goes by a number: a slot's own disk, or the one that is to replace it.

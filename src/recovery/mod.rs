@@ -6,9 +6,10 @@
 //! under way; the watermark is the first that is not done.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 
 use crate::geometry::Geometry;
-use crate::plan::Rows;
+use crate::plan::{Rows, StripeSet};
 use crate::units::{MemberLba, Sectors, Slot, Stripe};
 
 /// What a walk makes whole.
@@ -22,6 +23,9 @@ pub enum Goal {
     Replace(Slot),
 }
 
+/// Positions passed over in one call, at most: whoever drives a walk has other things to do, too.
+const MOST_SKIPS: u32 = 1 << 20;
+
 /// One walk. Positions are in sectors and rise; rows are handed out in their order and may end in any.
 #[derive(Clone, Debug)]
 pub struct Walk {
@@ -32,6 +36,10 @@ pub struct Walk {
     /// Handed out and not yet passed by the watermark: start, done.
     window: VecDeque<(u64, bool)>,
     most: usize,
+    /// Only these stripes, and how many steps they are, about.
+    only: Option<(Arc<StripeSet>, u64)>,
+    /// Steps handed out.
+    filled: u64,
 }
 
 impl Walk {
@@ -44,7 +52,21 @@ impl Walk {
         };
         // What was under way at a checkpoint may be half done: begin with its whole stripe.
         let next = (from / step * step).min(end);
-        Walk { goal, step, next, end, window: VecDeque::with_capacity(most), most }
+        Walk { goal, step, next, end, window: VecDeque::with_capacity(most), most, only: None, filled: 0 }
+    }
+
+    /// Fills the stripes of `set` only: what a write-intent bitmap names. The others count as done.
+    pub fn only(mut self, geometry: &Geometry, set: Arc<StripeSet>) -> Walk {
+        let all = set.count();
+        let steps = match self.goal {
+            Goal::Resync => all - set.count_below(Stripe(self.next / self.step)),
+            // On one slot lie as many of their cells as on any other.
+            Goal::Rebuild(_) | Goal::Replace(_) => {
+                (all * u64::from(geometry.cells())).div_ceil(u64::from(geometry.slots().max(1)))
+            }
+        };
+        self.only = Some((set, steps));
+        self
     }
 
     /// What for.
@@ -55,7 +77,19 @@ impl Walk {
     /// The next rows to fill and the position that stands for them in [`done`](Self::done). `None` if enough are under
     /// way, or nothing is left.
     pub fn next(&mut self, geometry: &Geometry) -> Option<(u64, Stripe, Rows)> {
-        while self.next < self.end && self.window.len() < self.most {
+        let mut skips = 0;
+        while self.next < self.end && self.window.len() < self.most && skips < MOST_SKIPS {
+            skips += 1;
+            if let Some((set, _)) = &self.only
+                && (self.goal == Goal::Resync || !geometry.synced_unit_is_lu())
+            {
+                // A position tells its stripe here.
+                let next = set.next_from(Stripe(self.next / self.step));
+                self.next = next.map_or(self.end, |stripe| (stripe.0 * self.step).min(self.end));
+                if self.next == self.end {
+                    break;
+                }
+            }
             let position = self.next;
             self.next += self.step;
             let stripe = match self.goal {
@@ -64,9 +98,12 @@ impl Walk {
                     geometry.find(slot, MemberLba(position)).map(|place| place.stripe)
                 }
             };
+            let stripe =
+                stripe.filter(|&stripe| self.only.as_ref().is_none_or(|(set, _)| set.contains(stripe)));
             // A part of the member that the layout does not use has nothing to be filled with.
             self.window.push_back((position, stripe.is_none()));
             if let Some(stripe) = stripe {
+                self.filled += 1;
                 return Some((position, stripe, Rows::new(0, geometry.stripe(stripe).rows())));
             }
             self.pass_done();
@@ -85,6 +122,13 @@ impl Walk {
     /// Everything below is done.
     pub fn watermark(&self) -> u64 {
         self.window.front().map_or(self.next, |entry| entry.0).min(self.end)
+    }
+
+    /// Sectors handed out so far and to be handed out in all, where only some stripes are filled.
+    pub fn selected(&self) -> Option<(u64, u64)> {
+        let (_, steps) = self.only.as_ref()?;
+        let all = if self.is_finished() { self.filled } else { self.filled.max(*steps) };
+        Some((self.filled * self.step, all * self.step))
     }
 
     /// All positions there are.
@@ -143,6 +187,43 @@ mod tests {
         }
         assert!(walk.is_finished());
         assert_eq!(walk.watermark(), 160);
+    }
+
+    #[test]
+    fn only_the_stripes_named_are_filled() {
+        for (level, layout, slots) in
+            [(Level::Raid5, "ls", 4), (Level::Raid10, "f2", 3), (Level::Raid1, "", 3)]
+        {
+            let geometry = match level {
+                Level::Raid1 => {
+                    let component = Sectors(2048 * 20);
+                    let shape = Shape { level, layout: 0, chunk: Sectors(0), slots, component, members: &[] };
+                    Geometry::new(&shape).unwrap()
+                }
+                _ => geometry(level, layout, slots),
+            };
+            let set = Arc::new(StripeSet::new([2..5, 11..12]));
+            for goal in [Goal::Resync, Goal::Rebuild(Slot(1))] {
+                let mut walk = Walk::new(&geometry, goal, 0, 3).only(&geometry, set.clone());
+                let mut seen = Vec::new();
+                while !walk.is_finished() {
+                    if let Some((position, stripe, _)) = walk.next(&geometry) {
+                        seen.push(stripe.0);
+                        walk.done(position);
+                    }
+                }
+                let there = |stripe: &u64| {
+                    goal == Goal::Resync || geometry.stripe(Stripe(*stripe)).cell_of(Slot(1)).is_some()
+                };
+                let mut expected: Vec<u64> = [2, 3, 4, 11].into_iter().filter(there).collect();
+                seen.sort();
+                expected.sort();
+                assert_eq!(seen, expected, "{level} {goal:?}");
+                assert_eq!(walk.watermark(), walk.end().0);
+                let sectors = seen.len() as u64 * geometry.unit().0;
+                assert_eq!(walk.selected(), Some((sectors, sectors)));
+            }
+        }
     }
 
     #[test]

@@ -239,9 +239,9 @@ impl Facts {
             let stale = if bitmap.stale { ", stale" } else { "" };
             let chunk = size::bytes(bitmap.chunk_bytes.into());
             let (offset, events) = (bitmap.offset_sectors, bitmap.events);
-            let place =
-                format_args!("{offset:+} sectors from superblock, chunk {chunk}, {events} events{stale}");
-            page.fact("Internal Bitmap", place);
+            let place = format!("{offset:+} sectors from superblock, chunk {chunk}, {events} events{stale}");
+            let (set, all) = (bitmap.set_chunks, bitmap.chunks);
+            page.fact("Internal Bitmap", format_args!("{place}, {set} of {all} chunks dirty"));
         }
         if let Some(ppl) = &self.ppl {
             let entries = ppl.entries.map(|entries| format!(", {entries} entries")).unwrap_or_default();

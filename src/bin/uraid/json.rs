@@ -8,7 +8,7 @@ use std::ops::Range;
 use jiff::Timestamp;
 use serde::Serialize;
 use uraid::format::superblock::Time;
-use uraid::lu::{MemberStatus, Status, Work};
+use uraid::lu::{Marked, MemberStatus, Status, Work};
 
 /// An LU.
 #[derive(Serialize)]
@@ -20,6 +20,7 @@ pub(crate) struct Lu<'a> {
     chunk_bytes: u64,
     size_bytes: u64,
     policy: String,
+    bitmap: Option<Bitmap>,
     metadata: String,
     state: String,
     redundancy_left: u16,
@@ -31,6 +32,13 @@ pub(crate) struct Lu<'a> {
     warnings: &'a [String],
     next: &'a [String],
     refusal: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Bitmap {
+    dirty_chunks: u64,
+    chunks: u64,
+    chunk_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -85,6 +93,7 @@ impl<'a> From<&'a Status> for Lu<'a> {
             chunk_bytes: status.chunk_bytes,
             size_bytes: status.size_bytes,
             policy: status.policy.to_string(),
+            bitmap: status.bitmap.map(Bitmap::from),
             metadata: status.metadata.to_string(),
             state: status.state.to_string(),
             redundancy_left: status.redundancy_left,
@@ -111,6 +120,12 @@ impl<'a> From<&'a MemberStatus> for Member<'a> {
             uuid: member.uuid.map(|uuid| uuid.to_string()),
             reason: member.reason.as_deref(),
         }
+    }
+}
+
+impl From<Marked> for Bitmap {
+    fn from(marked: Marked) -> Bitmap {
+        Bitmap { dirty_chunks: marked.chunks, chunks: marked.total, chunk_bytes: marked.chunk_bytes }
     }
 }
 

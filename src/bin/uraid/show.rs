@@ -145,8 +145,12 @@ fn form(status: &Status) -> String {
     };
     let layout = if status.layout == "-" { String::new() } else { format!(", {}", status.layout) };
     let dirty = if status.dirty { ", writes were in flight" } else { "" };
+    let marked = match status.bitmap {
+        Some(bitmap) => format!(" ({} of {} chunks dirty)", bitmap.chunks, bitmap.total),
+        None => String::new(),
+    };
     format!(
-        "md {}{layout}{chunk}, policy {}, {} events{dirty}",
+        "md {}{layout}{chunk}, policy {}{marked}, {} events{dirty}",
         status.metadata, status.policy, status.events
     )
 }
@@ -211,6 +215,7 @@ mod tests {
             chunk_bytes: 65536,
             size_bytes: 3 << 30,
             policy: Policy::None,
+            bitmap: None,
             metadata: Minor::V1_2,
             state: State::Healthy,
             redundancy_left: 1,
