@@ -364,8 +364,9 @@ fn requests_that_make_no_sense_are_refused_before_a_file_is_made() {
     }
     usage(&[], make(Level::Raid10, 3).layout("n4"));
     usage(&[], make(Level::Raid10, 3).layout("left-symmetric"));
-    for policy in [Policy::Ppl, Policy::Bitmap] {
-        usage(&["policy"], make(Level::Raid5, 3).policy(policy));
+    usage(&["policy"], make(Level::Raid5, 3).policy(Policy::Bitmap));
+    for level in [Level::Raid0, Level::Raid1, Level::Raid4, Level::Raid6, Level::Raid10] {
+        usage(&["policy", "raid5"], make(level, 4).policy(Policy::Ppl));
     }
     for level in [Level::Raid0, Level::Linear] {
         usage(&["spare"], make(level, 2).spare(&new[2]));

@@ -231,6 +231,7 @@ impl Lu {
         if let (Some(from), Some(to)) = (model.bitmap_at(), superblock.bitmap_at()) {
             copy_bitmap(&io, (model_disk, from), (id, to))?;
         }
+        super::log::clear(&io, id, &superblock, 0, false)?;
         io.flush(id)?;
         let bytes = vec![0; SLOT_BYTES];
         Ok(Member::new(id, info.name, superblock, bytes, info.block, BadBlocks::new()))

@@ -9,7 +9,7 @@
 //! - A member whose own table calls the freshest one missing or faulty lived on without it: split brain; it is set aside.
 //! - A rebuilding member is good below its recovery offset.
 //! - Dirty, and a slot missing that can hold data: parity cannot be trusted where it is needed. Refused unless told
-//!   otherwise. Mirrors start.
+//!   otherwise. Mirrors start, and so does an LU whose partial parity logs are all whole: replaying them repairs the parity.
 //!
 //! Whatever is set aside is named with its reason; a refusal names the override, if there is one.
 
@@ -19,6 +19,7 @@ use crate::format::badblocks::BadBlocks;
 use crate::format::superblock::{Features, Found, Role, Superblock, Uuid, WRITE_MOSTLY};
 use crate::geometry::{Geometry, Shape};
 use crate::plan::{Member as MemberView, Presence, View};
+use crate::recovery::replay;
 use crate::units::{Level, MemberLba, Sectors, Slot, SlotSet};
 
 use super::status::MemberState;
@@ -32,6 +33,8 @@ pub(super) struct Candidate {
     pub found: Result<Found, Error>,
     /// Its bad-block list; an unreadable list makes the member unusable.
     pub bad: BadBlocks,
+    /// The newest record of its partial parity log, or why there is none; `None` without a log.
+    pub log: Option<Result<replay::Found, String>>,
 }
 
 /// What the user allows.
@@ -71,6 +74,8 @@ pub(super) struct Joined {
     pub newly_missing: Vec<Slot>,
     /// Writes were in flight, or the first resync never ended.
     pub dirty: bool,
+    /// What is wrong with the partial parity logs that are to be replayed; `None` if nothing is to be replayed.
+    pub replay: Option<Vec<String>>,
     /// Why it must not be started as it is.
     pub refusal: Option<Error>,
 }
@@ -269,6 +274,12 @@ fn finish(
     allow: &Allow,
 ) -> Result<Joined> {
     let geometry = geometry_of(facts, &slots, &candidates)?;
+    let mut candidates = candidates;
+    for candidate in candidates.iter_mut().filter(|candidate| allow.stale.contains(&candidate.disk)) {
+        // What its log says was true once.
+        let why = || Err("it missed writes".to_owned());
+        candidate.log = candidate.log.take().map(|_| why());
+    }
     let member = |place: &Option<usize>| -> MemberView {
         let Some(index) = *place else { return MemberView::default() };
         let sb = superblock(&candidates[index]).expect("fills a slot");
@@ -280,14 +291,56 @@ fn finish(
         }
     };
     let synced_below = if geometry.is_redundant() { facts.resync_offset.0 } else { u64::MAX };
-    let view = View { epoch: 1, members: slots.iter().map(member).collect(), synced_below };
+    let members = slots.iter().map(member).collect();
+    let view = View { epoch: 1, members, synced_below, logs: facts.features.has_ppl() };
     let counted_on = |slot: &Slot| facts.roles.contains(&slot.0);
     let newly_missing = view.missing().iter().filter(counted_on).collect();
     let dirty = synced_below != u64::MAX;
-    let mut joined =
-        Joined { candidates, fates, slots, freshest, geometry, view, newly_missing, dirty, refusal: None };
+    let mut joined = Joined {
+        candidates,
+        fates,
+        slots,
+        freshest,
+        geometry,
+        view,
+        newly_missing,
+        dirty,
+        replay: None,
+        refusal: None,
+    };
+    // md stores 0 while writes are in flight; anything else is how far a resync of a clean LU is.
+    if facts.features.has_ppl() && facts.resync_offset == Sectors(0) {
+        let flaws = log_flaws(&joined);
+        if flaws.is_empty() {
+            joined.view.synced_below = u64::MAX;
+        }
+        joined.replay = Some(flaws);
+    }
     joined.refusal = refusal(&joined, facts, allow);
     Ok(joined)
+}
+
+/// Why replaying the partial parity logs would not bring all redundancy in sync; empty if it would.
+fn log_flaws(joined: &Joined) -> Vec<String> {
+    let mut flaws = Vec::new();
+    let mut vouched = false;
+    for (slot, index) in joined.slots.iter().enumerate().filter_map(|(s, index)| Some((s, (*index)?))) {
+        let candidate = &joined.candidates[index];
+        let name = &candidate.name;
+        match &candidate.log {
+            Some(Ok(found)) => {
+                vouched |= found.vouches();
+                let (_, wrong) = replay::repairs(&joined.geometry, Slot(slot as u16), found);
+                flaws.extend(wrong.iter().map(|flaw| format!("the log of {name}: {flaw}")));
+            }
+            Some(Err(why)) => flaws.push(format!("the log of {name}: {why}")),
+            None => flaws.push(format!("{name} has no log")),
+        }
+    }
+    if flaws.is_empty() && !vouched {
+        flaws.push("the logs hold nothing, so they do not tell that redundancy was in sync".into());
+    }
+    flaws
 }
 
 fn geometry_of(facts: &Superblock, slots: &[Option<usize>], candidates: &[Candidate]) -> Result<Geometry> {
@@ -349,21 +402,18 @@ fn refusal(joined: &Joined, facts: &Superblock, allow: &Allow) -> Option<Error> 
                 .into(),
         );
     }
-    if joined.dirty && facts.features.has_ppl() && !allow.dirty {
-        return cannot(
-            "writes were in flight when it was last used and it has a partial parity log (PPL), which this version does \
-             not replay yet: start it once with the kernel"
-                .into(),
-        );
-    }
     let harmful = |slot: &Slot| !joined.geometry.parity_only(*slot);
     let degraded = joined.incomplete().iter().any(|slot| harmful(&slot));
-    if joined.dirty && degraded && joined.geometry.parities() > 0 && !allow.dirty {
-        return cannot(
-            "writes were in flight when it was last used and a member is missing: what the missing member held may be \
-             wrong where it was being written; to start it nevertheless: --allow-dirty"
-                .into(),
-        );
+    let repaired = joined.replay.as_ref().is_some_and(Vec::is_empty);
+    if joined.dirty && !repaired && degraded && joined.geometry.parities() > 0 && !allow.dirty {
+        let log = match &joined.replay {
+            Some(flaws) => format!(" and its partial parity log cannot repair that ({})", flaws.join("; ")),
+            None => String::new(),
+        };
+        return cannot(format!(
+            "writes were in flight when it was last used and a member is missing{log}: what the missing member held may \
+             be wrong where it was being written; to start it nevertheless: --allow-dirty"
+        ));
     }
     None
 }

@@ -57,6 +57,7 @@ fn offer(superblocks: Vec<Superblock>) -> Vec<Candidate> {
         name: format!("d{i}"),
         found: Ok(found(superblock)),
         bad: BadBlocks::new(),
+        log: None,
     });
     candidates.collect()
 }

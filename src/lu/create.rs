@@ -11,6 +11,7 @@ use crate::disk::{Access as Claim, Backend, Blocking, DiskId, FileBackend, FileD
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Area;
 use crate::format::placement::{Fill, Placement, Policy};
+use crate::format::ppl;
 use crate::format::signature;
 use crate::format::superblock::{Features, Minor, Name, Role, SLOT_BYTES, Superblock, Time, Uuid};
 use crate::geometry::{self, Geometry, Layout, Shape, usable_component};
@@ -101,7 +102,8 @@ impl Create {
         self
     }
 
-    /// How redundancy is to be brought back after a crash. This version writes [`Policy::None`] only.
+    /// How redundancy is to be brought back after a crash. This version writes [`Policy::None`] and, on
+    /// RAID5, [`Policy::Ppl`].
     pub fn policy(mut self, policy: Policy) -> Create {
         self.policy = policy;
         self
@@ -184,10 +186,17 @@ impl Create {
 
     fn check_request(&self) -> Result<()> {
         let usage = |text: String| Err(Error::new(ErrorKind::Usage, text));
-        if self.policy != Policy::None {
+        if self.policy == Policy::Bitmap {
+            return usage(
+                "policy bitmap is not written by this version; use --policy none (what another tool made with it can be \
+                 read)"
+                    .into(),
+            );
+        }
+        if self.policy == Policy::Ppl && !Features::PPL.suits(self.level) {
             return usage(format!(
-                "policy {} is not written by this version; use --policy none (what another tool made with it can be read)",
-                self.policy
+                "policy ppl, the partial parity log, is for raid5 only, not for {}",
+                self.level
             ));
         }
         if self.name.is_empty() || self.name.len() > 32 || self.name.contains(['/', ',', '\0', '\n']) {
@@ -380,12 +389,14 @@ impl Create {
         let now = Now::read().wall;
         let now = Time { micros: now.micros.max(1), ..now };
         let many_zones = geometry::has_zones(self.level) && are_unequal(&data_sizes, chunk);
+        // Room for more than two records of any size: the kernel would make it "multiple" at its first start.
+        let policy = if self.policy == Policy::Ppl { Features::MULTIPLE_PPLS } else { Features::NONE };
         for (((id, place), data_size), number) in ids.iter().zip(places).zip(data_sizes).zip(numbers) {
             let own = size_of(id);
             let super_offset = self.metadata.offset(own).ok_or_else(|| too_small(id))?;
             let superblock = Superblock {
                 minor: self.metadata,
-                features: if many_zones { Features::RAID0_LAYOUT } else { Features::NONE },
+                features: if many_zones { Features::RAID0_LAYOUT } else { policy },
                 set_uuid: draft.set,
                 name: Name::new(&self.name)
                     .ok_or_else(|| Error::new(ErrorKind::Usage, "the name is longer than 32 bytes"))?,
@@ -398,7 +409,7 @@ impl Create {
                 chunk,
                 raid_disks: u32::from(slots),
                 bitmap_offset: 0,
-                ppl: Default::default(),
+                ppl: place.ppl(),
                 reshape: None,
                 data_offset: place.data_offset,
                 data_size,
@@ -479,6 +490,9 @@ impl Draft {
                     Fill::Ones => 0xff,
                 };
                 fill_area(&io, *disk, area, byte)?;
+            }
+            if let Some(log) = superblock.ppl_area() {
+                io.write_exact(*disk, log.start, &ppl::Header::empty().emit(superblock.set_uuid), false)?;
             }
             io.flush(*disk)?;
         }

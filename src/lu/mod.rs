@@ -23,14 +23,16 @@
 //! Calls may come from any number of threads. A read returns what the last acknowledged write left, or what a write in
 //! flight is about to leave, per sector; there is no order between sectors. [`Lu::flush`] covers everything acknowledged
 //! before it. A member whose write or flush fails is failed: the reply waits until the others have recorded it
-//! durably. Without the bitmap and PPL policies (not written by this version) a crash of the host leaves the LU
-//! to be resynced, and a parity LU that loses a member in the same crash is refused at the next start.
+//! durably. With [`Policy::Ppl`] (RAID5) the partial parity log is replayed after a crash of the host: nothing is resynced, and
+//! a member may be lost in the same crash. Without it a crash leaves the LU to be resynced, and a parity LU that loses a
+//! member in the same crash is refused at the next start.
 
 mod admin;
 mod assemble;
 mod board;
 mod create;
 mod keeper;
+mod log;
 mod look;
 mod members;
 mod open;

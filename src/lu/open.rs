@@ -14,6 +14,7 @@ use crate::units::{SECTOR, Sectors, Slot};
 use super::assemble::{Allow, Candidate, Fate, Joined, join};
 use super::board::{Board, Health, Wire, lock};
 use super::keeper::{Keeper, spawn};
+use super::log::{self, LogPlace};
 use super::members::{Member, Members};
 use super::queue::Pool;
 use super::status::{Describe, Status, roster};
@@ -337,13 +338,14 @@ pub(super) fn read_candidates(backend: &dyn Backend) -> Result<Vec<Candidate>> {
         let info = backend.info(disk);
         let mut found = read_found(&io, disk, info.size);
         let mut bad = BadBlocks::new();
+        let log = found.as_ref().ok().and_then(|good| log::newest(&io, disk, &good.superblock));
         if let Ok(good) = &found {
             match read_bad_blocks(&io, disk, good) {
                 Ok(list) => bad = list,
                 Err(error) => found = Err(error),
             }
         }
-        candidates.push(Candidate { disk, name: info.name, found, bad });
+        candidates.push(Candidate { disk, name: info.name, found, bad, log });
     }
     Ok(candidates)
 }
@@ -365,12 +367,10 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
     let facts = joined.facts();
     let name = super::assemble::short_name(facts);
     let cannot = |text: String| Err(Error::new(ErrorKind::CannotStart, text).at(format!("LU {name}")));
-    if facts.features.has_ppl() {
-        return cannot(
-            "it has a partial parity log (PPL), which this version does not write: read it, or take the log off with \
-             mdadm --grow --consistency-policy=resync"
-                .into(),
-        );
+    let logless = |index: &&usize| joined.candidates[**index].log.is_none();
+    if let Some(&index) = joined.slots.iter().flatten().find(logless).filter(|_| facts.features.has_ppl()) {
+        let name = &joined.candidates[index].name;
+        return cannot(format!("{name} has no partial parity log although its LU has: it can only be read"));
     }
     if joined.fates.iter().any(|fate| matches!(fate, Fate::Replacement(_))) {
         return cannot(
@@ -411,7 +411,8 @@ pub(super) fn start(
     joined: Joined,
     access: Access,
 ) -> Result<Lu> {
-    let backend = through.apply(files.clone());
+    let mut joined = joined;
+    let mut backend = through.apply(files.clone());
     let read_only = access == Access::Read;
     let used =
         |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
@@ -430,12 +431,13 @@ pub(super) fn start(
         return Err(Error::new(ErrorKind::CannotStart, text));
     }
 
-    let mut joined = joined;
     round_to_blocks(&mut joined.view, u64::from(block) / SECTOR);
+    let book = log::ready(&mut joined, &mut backend, &in_use, read_only)?;
     let wire = |place: &Option<usize>| {
         let candidate = &joined.candidates[(*place)?];
         let found = candidate.found.as_ref().ok()?;
-        Some(Wire { disk: candidate.disk, data_offset: found.superblock.data_offset })
+        let (disk, sb) = (candidate.disk, &found.superblock);
+        Some(Wire { disk, data_offset: sb.data_offset, log: LogPlace::of(sb) })
     };
     let wires = joined.slots.iter().map(wire).collect();
     let health = Health { view: Arc::new(joined.view.clone()), wires };
@@ -443,7 +445,8 @@ pub(super) fn start(
     let shared = Arc::new(Shared::new(&geometry, QUEUES, joined.view.epoch));
     let describe = Describe::new(&joined, &*backend, Some(memory_align));
     let kernels = cpu::kernels();
-    let board = Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, health));
+    let board =
+        Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, book, health));
 
     *lock(&board.roster) = roster(&joined);
     let mut keeper = None;

@@ -24,14 +24,19 @@
 //!
 //! *Never subtract from parity that is not in sync* is not a rule here but a consequence: such parity is *to be filled*.
 //!
+//! Where the view says that partial parity is logged, a write also names what the log needs ([`LogPart`]): reads are
+//! widened to the log's units of 4 KiB, and one more lane takes the sum of what is not written.
+//!
 //! The plan moves names of buffers, not bytes: [`Buf`] is a client's piece or a scratch *lane*, one lane per cell.
 
+mod log;
 mod planner;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub use log::{LOG_ROWS, LogPart, expressible};
 pub use planner::plan;
 pub use view::{Member, Presence, View};
 
@@ -201,6 +206,8 @@ pub struct Plan {
     pub terms: Vec<Term>,
     /// Writes, after all folds; all may run at once.
     pub scatter: Vec<Io>,
+    /// What must be in the partial parity log, durably, before any of the writes.
+    pub log: Vec<LogPart>,
     /// Segments and how each is done.
     pub segments: Vec<(Rows, Method)>,
     /// Scratch lanes needed, each [`Plan::lane_rows`] sectors.
@@ -224,6 +231,7 @@ impl Plan {
             fold: Vec::with_capacity(segments),
             terms: Vec::with_capacity((segments * cells).min(MOST_TERMS)),
             scatter: Vec::with_capacity(segments + cells * 2),
+            log: Vec::with_capacity(segments),
             segments: Vec::with_capacity(segments),
             scratch: planner::Scratch::with_room_for(cells, segments),
             ..Plan::default()
@@ -286,6 +294,12 @@ impl fmt::Display for Plan {
                 write!(f, " {:02x}.{:02x}*{}", term.coef[0], term.coef[1], term.buf)?;
             }
             writeln!(f, " ({} sectors)", fold.sectors)?;
+        }
+        for part in &self.log {
+            let (at, rows) = (part.at.0, part.rows);
+            write!(f, "  log   {} cells from {at} rows {}..{}", part.cells, rows.start, rows.end)?;
+            part.parity.iter().try_for_each(|buf| write!(f, " with {buf}"))?;
+            writeln!(f)?;
         }
         for io in ios[1].1 {
             writeln!(

@@ -2,7 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::{Base, Buf, Fault, Fold, Io, Lost, Method, Piece, Plan, Presence, Rows, Term, View, Want};
+use super::{
+    Base, Buf, Fault, Fold, Io, LogPart, Lost, Method, Piece, Plan, Presence, Rows, Term, View, Want,
+    expressible,
+};
 use crate::geometry::{CellKind, StripeMap};
 use crate::parity::gf;
 use crate::units::{MemberLba, Sectors, Slot};
@@ -73,6 +76,7 @@ pub fn plan(
     out.fold.clear();
     out.terms.clear();
     out.scatter.clear();
+    out.log.clear();
     out.segments.clear();
     out.lanes = 0;
     out.rows = match want {
@@ -81,6 +85,11 @@ pub fn plan(
         }
         Want::Fill(rows) => rows,
     };
+    let logging = matches!(want, Want::Write(_)) && logs(map, view);
+    if logging {
+        debug_assert!(matches!(want, Want::Write(pieces) if expressible(pieces)), "the log cannot tell that");
+        out.rows = out.rows.logged();
+    }
     if let Want::Read(pieces) = want
         && read_directly(map, view, faults, leg, pieces, out)
     {
@@ -88,7 +97,8 @@ pub fn plan(
     }
     let mut scratch = core::mem::take(&mut out.scratch);
     scratch.load(map);
-    let result = Planner { map, view, faults, leg, want, out, scratch: &mut scratch }.run();
+    let result =
+        Planner { map, view, faults, leg, want, logging, log_lane: None, out, scratch: &mut scratch }.run();
     out.scratch = scratch;
     result
 }
@@ -134,6 +144,14 @@ fn read_directly(
     }
     out.segments.push((out.rows, Method::Direct));
     true
+}
+
+/// Must a write to this stripe be logged? Not where its parity has no disk (no parity is written), and not before everything
+/// is in sync: see [`View::logs`].
+fn logs(map: &StripeMap<'_>, view: &View) -> bool {
+    let p = || map.cell(map.cells() - 1);
+    let written = || view.members[p().slot.index()].presence != Presence::Missing;
+    view.logs && view.synced_below == u64::MAX && map.parities() == 1 && written()
 }
 
 /// How many rows of the stripe, from its start, have redundancy that agrees.
@@ -189,6 +207,10 @@ struct Planner<'a> {
     faults: &'a [Fault],
     leg: u16,
     want: Want<'a>,
+    /// What is written goes to the log first.
+    logging: bool,
+    /// The lane of the partial parity, once it has one.
+    log_lane: Option<u16>,
     out: &'a mut Plan,
     scratch: &'a mut Scratch,
 }
@@ -199,6 +221,9 @@ impl Planner<'_> {
         for i in 1..self.scratch.cuts.len() {
             let rows = Rows::new(self.scratch.cuts[i - 1], self.scratch.cuts[i]);
             if !self.enter(rows) {
+                if self.logging {
+                    self.log_gap(rows).ok_or(Lost { stripe: self.map.number(), rows })?;
+                }
                 continue;
             }
             let method = match self.want {
@@ -237,6 +262,10 @@ impl Planner<'_> {
         for piece in pieces {
             add(u64::from(piece.rows.start));
             add(u64::from(piece.rows.end));
+            if self.logging {
+                add(u64::from(piece.rows.logged().start));
+                add(u64::from(piece.rows.logged().end));
+            }
         }
         for fault in self.faults {
             add(u64::from(fault.rows.start));
@@ -387,6 +416,9 @@ impl Planner<'_> {
                 (None, None) => Method::DecodeRewrite,
             }
         };
+        if self.logging {
+            self.log(rows, method == Method::Modify)?;
+        }
         match method {
             Method::Modify => self.modify(rows),
             Method::Rewrite => self.fold_parity(rows, |status| status != Status::Gone),
@@ -445,6 +477,72 @@ impl Planner<'_> {
         }
         self.write_parities(rows, fill);
         Some(Method::Fill)
+    }
+
+    // --- the log --------------------------------------------------------------------------------------------------
+
+    /// The data cells that are modified somewhere in the units around `rows`: the first, and how many follow it, itself
+    /// included. (Between two cuts that is the same for all units.)
+    fn modified(&self, rows: Rows) -> (u16, u16) {
+        let touched = self.pieces().iter().filter(|piece| piece.rows.logged().overlaps(rows));
+        let (first, end) = touched
+            .fold((u16::MAX, 0), |(first, end), piece| (first.min(piece.data), end.max(piece.data + 1)));
+        (first, end.saturating_sub(first))
+    }
+
+    /// Rows that are not written but share a unit of the log with some that are.
+    fn log_gap(&mut self, rows: Rows) -> Option<()> {
+        let (first, count) = self.modified(rows);
+        if count == 0 {
+            return Some(());
+        }
+        let modified = first..first + count;
+        let p = self.data_cells();
+        let good = |planner: &Self, cell| planner.status(cell) == Status::Good;
+        let modify = good(self, p) && modified.clone().all(|cell| good(self, cell));
+        let rewrite = (0..p).all(|cell| modified.contains(&cell) || good(self, cell));
+        // As the written rows beside them choose, so that the reads of both are one.
+        self.log(rows, modify && (!rewrite || count + 1 < p - count))
+    }
+
+    /// Puts `rows` on the log: their partial parity from the old parity and what is modified, or from all that is not.
+    /// `None` if that cannot be read, so that nothing right could be said.
+    fn log(&mut self, rows: Rows, modify: bool) -> Option<()> {
+        let (first, count) = self.modified(rows);
+        let (modified, p) = (first..first + count, self.data_cells());
+        let mut parity = None;
+        if count < p {
+            let target = self.log_lane(rows);
+            parity = Some(target);
+            // Parity on a bad range is not written by a replay either: any bytes will do.
+            if self.status(p) != Status::Gone {
+                let start = self.out.terms.len();
+                for cell in (0..p + u16::from(modify)).filter(|&c| modified.contains(&c) == (modify && c < p))
+                {
+                    if self.status(cell) != Status::Good {
+                        return None;
+                    }
+                    let buf = self.old(cell, rows);
+                    self.out.terms.push(Term { buf, coef: [1, 0] });
+                }
+                self.push_fold(rows, [Some(target), None], start, false);
+            }
+        }
+        let at = self.map.lba(first) + Sectors(u64::from(rows.start));
+        let part = LogPart { at, rows, cells: count, parity };
+        match self.out.log.last_mut() {
+            Some(last) if last.goes_on(&part) => last.rows.end = rows.end,
+            _ => self.out.log.push(part),
+        }
+        Some(())
+    }
+
+    fn log_lane(&mut self, rows: Rows) -> Buf {
+        let lane = *self.log_lane.get_or_insert_with(|| {
+            self.out.lanes += 1;
+            self.out.lanes - 1
+        });
+        Buf { base: Base::Lane(lane), sector: rows.start - self.out.rows.start }
     }
 
     // --- linear algebra -------------------------------------------------------------------------------------------

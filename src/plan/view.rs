@@ -16,6 +16,9 @@ pub struct View {
     ///
     /// [`Geometry::synced_unit_is_lu`]: crate::geometry::Geometry::synced_unit_is_lu
     pub synced_below: u64,
+    /// Writes go to the partial parity log first (RAID5 only). They do while all redundancy is in sync: a log that holds
+    /// entries says to md that nothing else needs a resync after a crash.
+    pub logs: bool,
 }
 
 /// One slot, as the planner sees it.
@@ -45,7 +48,12 @@ impl View {
     /// All `slots` present and in sync.
     pub fn healthy(slots: u16) -> View {
         let member = Member { presence: Presence::Present, ..Member::default() };
-        View { epoch: 0, members: alloc::vec![member; usize::from(slots)], synced_below: u64::MAX }
+        View {
+            epoch: 0,
+            members: alloc::vec![member; usize::from(slots)],
+            synced_below: u64::MAX,
+            logs: false,
+        }
     }
 
     /// Slots without a disk.
