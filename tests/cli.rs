@@ -279,7 +279,7 @@ fn create_refuses_what_cannot_be() {
         "create data --level 5 --layout sideways ./d0 ./d1 ./d2 --disk-size 32M",
         "create data --level 5 ./d0 ./d1 ./d2 --disk-size 8K",
         // Not before crash safety.
-        "create data --level 5 --policy ppl ./d0 ./d1 ./d2 --disk-size 32M",
+        "create data --level 6 --policy ppl ./d0 ./d1 ./d2 ./d3 --disk-size 32M",
         "create data --level 0 --policy bitmap ./d0 ./d1 --disk-size 32M",
     ] {
         bench.expect(2, line);

@@ -520,3 +520,149 @@ fn a_block_device_dies_under_the_program() {
     assert_eq!(output.value("same"), "yes");
     assert_eq!(output.value("kernel"), "same", "{}\n{}", output.stdout, output.stderr);
 }
+
+// ---- the partial parity log -------------------------------------------------------------------------------------------
+
+/// The child: writes without an end, until it is killed.
+#[test]
+fn ppl_writer() {
+    let Ok(paths) = std::env::var("URAID_PPL_WRITER") else { return };
+    let paths: Vec<PathBuf> = std::env::split_paths(&paths).collect();
+    let lu = open(&paths, Access::Write);
+    std::fs::write(paths[0].with_extension("ready"), "").unwrap();
+    let size = lu.size();
+    for n in 0.. {
+        // Small ones, long ones, unaligned ones, full stripes.
+        let len = [4096, 12_288, 70_000, 512, 300_000][n as usize % 5];
+        let at = n * 0x9e37_79b9 % (size / 2 - len as u64) / 512 * 512;
+        lu.write_at(&pattern(len, n), at).unwrap();
+    }
+}
+
+/// Starts the writer on `paths` and kills it in the middle.
+fn write_and_kill(paths: &[PathBuf]) {
+    let ready = paths[0].with_extension("ready");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "ppl_writer", "--nocapture"])
+        .env("URAID_PPL_WRITER", std::env::join_paths(paths).unwrap())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !ready.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::remove_file(ready).unwrap();
+}
+
+/// What uraid left dirty the kernel replays, with all members and with one lost; what it then reads is what uraid reads.
+#[test]
+fn the_kernel_replays_the_log_of_a_killed_uraid() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cases = Vec::new();
+    for (number, (disks, lost)) in [(3, None), (4, Some(0)), (4, Some(2)), (4, None)].into_iter().enumerate()
+    {
+        let mut case = Case::new(folder.path(), &format!("ppl{number}"), disks);
+        let create = Lu::create("ppl", Level::Raid5).policy(uraid::lu::Policy::Ppl).chunk(16 << 10);
+        let create = case.members.iter().fold(create.disk_size(8 * MIB), |c, path| c.disk(path));
+        create.make().unwrap().stop().unwrap();
+        write_and_kill(&case.members);
+        assert!(Lu::assemble().beside(&case.members[0]).look().unwrap().dirty);
+        if let Some(lost) = lost {
+            std::fs::remove_file(case.members.remove(lost)).unwrap();
+        }
+        let lu = open(&case.members, Access::Read);
+        std::fs::write(case.content(), read_all(&lu)).unwrap();
+        case.redundant = lost.is_none();
+        cases.push(case);
+    }
+    let mut script = String::new();
+    for case in &cases {
+        let members: Vec<_> = case.members.iter().map(|path| path.display().to_string()).collect();
+        // A check counts what a resync would have mended: there must not be one.
+        let check = if case.redundant { "scrub /dev/md1" } else { ":" };
+        writeln!(
+            script,
+            "echo case {}; loops=$(attach {}); mdadm --assemble --run --quiet /dev/md1 $loops; \
+             echo action $(cat /sys/block/md1/md/sync_action) $(cat /sys/block/md1/md/consistency_policy); \
+             cmp /dev/md1 {}; {check}; stop /dev/md1; detach $loops; echo done",
+            case.name,
+            members.join(" "),
+            case.content().display()
+        )
+        .unwrap();
+    }
+    let output = Guest::new().writable(folder.path()).run(&script).success();
+    assert_eq!(output.values("action"), vec!["idle ppl"; cases.len()], "{}", output.stdout);
+    assert_eq!(output.values("mismatch_cnt"), ["0", "0"], "{}", output.stdout);
+    for case in &cases {
+        let lu = open(&case.members, Access::Write);
+        assert!(read_all(&lu) == std::fs::read(case.content()).unwrap(), "{} after the kernel", case.name);
+        lu.stop().unwrap();
+    }
+}
+
+/// An LU made with a log by either side is used by both in turn; a kernel that dies leaves a log that uraid replays.
+#[test]
+fn logs_go_both_ways_and_uraid_replays_the_kernel_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Case::new(folder.path(), "ours", 3);
+    let create = Lu::create("ppl", Level::Raid5).policy(uraid::lu::Policy::Ppl);
+    let create = ours.members.iter().fold(create.disk_size(8 * MIB), |c, path| c.disk(path));
+    let lu = create.make().unwrap();
+    let mut model = read_all(&lu);
+    scribble(&lu, &mut model, 3);
+    lu.stop().unwrap();
+    std::fs::write(ours.content(), &model).unwrap();
+    assert_eq!(examined(&ours.members[0], "PPL"), "2048 sectors at offset 8 sectors from superblock");
+    kernel_agrees(folder.path(), std::slice::from_ref(&ours));
+
+    // One for each of the two, made by mdadm and not started, and started and dying under load.
+    let theirs: Vec<Case> = ["single", "multiple"].map(|n| Case::new(folder.path(), n, 3)).into();
+    for path in theirs.iter().flat_map(|case| &case.members) {
+        std::fs::File::create(path).unwrap().set_len(8 * MIB).unwrap();
+    }
+    let list = |case: &Case| {
+        case.members.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let script = format!(
+        "make() {{ mdadm --create --run --quiet --assume-clean --consistency-policy=ppl -l 5 -n 3 -c 16 \
+             --homehost=any -N x /dev/md1 $1; }}
+         loops=$(attach {}); make \"$loops\"; dd if={} of=/dev/md1 bs=64K conv=fsync status=none; stop /dev/md1; \
+             detach $loops
+         loops=$(attach {}); make \"$loops\"; dd if={} of=/dev/md1 bs=64K conv=fsync status=none
+         (while :; do dd if=/dev/urandom of=/dev/md1 bs=4K count=1 seek=$((RANDOM % 1000)) oflag=direct conv=notrunc \
+             status=none; done) &
+         sleep 3; echo dying",
+        list(&theirs[0]),
+        ours.content().display(),
+        list(&theirs[1]),
+        ours.content().display(),
+    );
+    let output = Guest::new().writable(folder.path()).pull_the_plug().run(&script);
+    assert!(output.stdout.contains("dying"), "{}{}", output.stdout, output.stderr);
+    let dirty = &theirs[1].members;
+    let status = Lu::assemble().beside(&dirty[0]).look().unwrap();
+    assert!(status.dirty && status.refusal.is_none(), "{status:#?}");
+    for lost in 0..3 {
+        let rest: Vec<_> = (0..3).filter(|&i| i != lost).map(|i| dirty[i].clone()).collect();
+        let all = read_all(&open(&rest, Access::Read));
+        // Nobody wrote behind the first 4000 KiB.
+        let size = model.len().min(all.len());
+        assert!(all[4000 << 10..size] == model[4000 << 10..size], "without {lost}");
+    }
+    let lu = open(dirty, Access::Write);
+    assert_eq!(lu.status().work, None, "no resync");
+    let mut model = read_all(&lu);
+    scribble(&lu, &mut model, 4);
+    lu.stop().unwrap();
+    std::fs::write(theirs[1].content(), &model).unwrap();
+    let lu = open(&theirs[0].members, Access::Write);
+    let mut model = read_all(&lu);
+    scribble(&lu, &mut model, 5);
+    lu.stop().unwrap();
+    std::fs::write(theirs[0].content(), &model).unwrap();
+    kernel_agrees(folder.path(), &theirs);
+}

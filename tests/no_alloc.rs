@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use uraid::Lu;
 use uraid::disk::AlignedBuf;
-use uraid::lu::{Completion, IoMode, Queue};
+use uraid::lu::{Completion, IoMode, Policy, Queue};
 use uraid::units::Level;
 
 /// The system's allocator, counted.
@@ -90,11 +90,11 @@ impl Load {
     }
 }
 
-fn allocations_of(folder: &Path, level: Level, io: IoMode) -> (u64, usize) {
+fn allocations_of(folder: &Path, level: Level, io: IoMode, policy: Policy) -> (u64, usize) {
     let create = (0..4).fold(Lu::create("quiet", level).disk_size(24 << 20), |create, i| {
-        create.disk(folder.join(format!("{level}-{io:?}-{i}")))
+        create.disk(folder.join(format!("{level}-{policy}-{io:?}-{i}")))
     });
-    let lu = create.io(io).make().unwrap();
+    let lu = create.io(io).policy(policy).make().unwrap();
     let mut buffers: Vec<AlignedBuf> = (0..DEPTH).map(|i| AlignedBuf::new(4096 << (i % 3))).collect();
     buffers.shrink_to_fit();
     let queue = lu.queue(DEPTH).unwrap();
@@ -110,8 +110,10 @@ fn reads_and_writes_do_not_allocate() {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     for io in [IoMode::Plain, IoMode::Uring] {
         for level in [Level::Raid0, Level::Raid1, Level::Raid5, Level::Raid6, Level::Raid10] {
-            let (allocations, requests) = allocations_of(folder.path(), level, io);
+            let (allocations, requests) = allocations_of(folder.path(), level, io, Policy::None);
             assert_eq!(allocations, 0, "{level} with {io:?}: in {requests} requests");
         }
+        let (allocations, requests) = allocations_of(folder.path(), Level::Raid5, io, Policy::Ppl);
+        assert_eq!(allocations, 0, "raid5 with a log and {io:?}: in {requests} requests");
     }
 }

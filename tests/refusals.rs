@@ -366,7 +366,9 @@ fn requests_that_make_no_sense_are_refused_before_a_file_is_made() {
     usage(&[], make(Level::Raid10, 3).layout("left-symmetric"));
     usage(&["bitmap"], make(Level::Raid5, 3).policy(Policy::Bitmap).bitmap_chunk(5000));
     usage(&["bitmap"], make(Level::Raid0, 3).policy(Policy::Bitmap));
-    usage(&["policy"], make(Level::Raid5, 3).policy(Policy::Ppl));
+    for level in [Level::Raid0, Level::Raid1, Level::Raid4, Level::Raid6, Level::Raid10] {
+        usage(&["policy", "raid5"], make(level, 4).policy(Policy::Ppl));
+    }
     for level in [Level::Raid0, Level::Linear] {
         usage(&["spare"], make(level, 2).spare(&new[2]));
         usage(&["--size"], make(level, 2).size(MIB));

@@ -12,6 +12,7 @@
 //! | [`claim`] | who holds a disk |
 //! | [`memory`] | disks in memory |
 //! | [`faulty`], [`traced`] | wrappers around any backend: faults, and a record of what was done |
+//! | [`overlay`] | a wrapper that shows some sectors otherwise than they are |
 //! | [`blocking`] | read, write, flush one after the other: for metadata |
 //!
 //! Promises. Each submitted operation completes exactly once, whatever happens to the disk. A transfer is
@@ -28,6 +29,7 @@ pub mod cpu;
 pub mod faulty;
 pub mod file;
 pub mod memory;
+pub mod overlay;
 pub mod traced;
 
 mod bell;

@@ -4,13 +4,24 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Bytes, Holder, Keep, Note, Observed, Port, QueueId, Regions, Reply, Request, Shared, Trouble};
+use super::{
+    Bytes, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request, Shared, Step,
+    Trouble,
+};
+use crate::format::ppl::{Entry, MAX_ENTRIES};
 use crate::geometry::Geometry;
-use crate::plan::{self, Base, Buf, Fault, Fold, Heal, Piece, Plan, Presence, Rows, View, Want};
+use crate::plan::{self, Base, Buf, Fault, Fold, Heal, LogPart, Piece, Plan, Presence, Rows, View, Want};
 use crate::units::{Lba, SECTOR, Sectors, Slot, Stripe};
 
 /// Most pieces in one band.
 const MAX_PIECES: usize = 64;
+
+// Each piece begins and ends an entry at most: any band fits one record of the log.
+const _: () = assert!(2 * MAX_PIECES < MAX_ENTRIES);
+
+/// Stands in a tag where other operations have their index: the log's own writes and flushes, by slot.
+const LOG_WRITE: usize = 0x7fff;
+const LOG_FLUSH: usize = 0x7ffe;
 
 /// Limits of one engine, fixed when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +30,8 @@ pub struct Limits {
     pub requests: usize,
     /// Bands in flight.
     pub bands: usize,
-    /// Rows in a band: what fits the scratch memory. A multiple of the LU's block.
+    /// Rows in a band: what fits the scratch memory. A multiple of the LU's block; with a log also of [`plan::LOG_ROWS`], and
+    /// no more than a record has room for.
     pub band_rows: u32,
     /// The LU's block, in sectors.
     pub block: u32,
@@ -43,6 +55,13 @@ pub struct Engine {
     /// Operations in `Intent`, `Lock` or `Memory`, oldest first.
     waiting: VecDeque<u32>,
     holding: Vec<u32>,
+    /// Operations in `Log`.
+    logging: Vec<u32>,
+    /// By slot: whom the log's write and its flush under way went to, and the flush's stamp.
+    log_flights: Vec<(Holder, Holder, u64)>,
+    log_flying: usize,
+    /// Flushes for the log that failed, until the failure is durable.
+    log_unflushed: Vec<(Slot, Holder, u64)>,
     replies: VecDeque<Reply>,
     /// Disk operations under way, by slot: a mirror read takes the least busy leg.
     busy: Vec<u32>,
@@ -70,6 +89,7 @@ enum State {
     Lock,
     Memory,
     Gather,
+    Log,
     Scatter,
     Hold,
 }
@@ -109,6 +129,14 @@ struct Op {
     plan: Plan,
     faults: Vec<Fault>,
     fault_seen: bool,
+    /// The log is to be told of it.
+    told: bool,
+    /// Redundancy agreed when it was planned.
+    in_sync: bool,
+    /// The slot with its parity, and its number in that slot's log, once the log knows of it.
+    log: Option<(Slot, u64)>,
+    /// Of a flush: for the log.
+    stamp: u64,
     /// Who took the writes (or flushes), in their order; and who failed to.
     holders: Vec<Holder>,
     failed: Vec<(Slot, Holder)>,
@@ -146,6 +174,10 @@ impl Op {
             plan: Plan::with_room_for_pieces(cells, MAX_PIECES),
             faults: Vec::with_capacity(4),
             fault_seen: false,
+            told: false,
+            in_sync: false,
+            log: None,
+            stamp: 0,
             holders: Vec::with_capacity((2 * MAX_PIECES + 2 + 2 * cells).max(2 * slots)),
             failed: Vec::with_capacity(4),
             failed_writes: Vec::new(),
@@ -184,6 +216,8 @@ impl Op {
         self.edges.clear();
         self.reading_edges = false;
         self.fault_seen = false;
+        self.told = false;
+        self.log = None;
         self.holders.clear();
         self.failed.clear();
         self.failed_writes.clear();
@@ -212,6 +246,18 @@ impl Op {
         self.edges.clear();
         self.reading_edges = false;
         self.sources.len() < before
+    }
+
+    /// Leaves only pieces in the band that one record of the log can tell; the others' turn comes when these are written.
+    fn set_untellable_aside(&mut self) {
+        let mut count = 1;
+        while count < self.pieces.len() {
+            if plan::expressible(&self.pieces[..=count]) {
+                count += 1;
+            } else {
+                self.aside.push((self.pieces.remove(count), self.sources.remove(count)));
+            }
+        }
     }
 
     /// Goes on with the next request that was set aside. False if there is none.
@@ -286,6 +332,10 @@ impl Engine {
             free_ops: (0..limits.bands as u32).rev().collect(),
             waiting: VecDeque::with_capacity(limits.bands),
             holding: Vec::with_capacity(limits.bands),
+            logging: Vec::with_capacity(limits.bands),
+            log_flights: alloc::vec![(Holder(0), Holder(0), 0); 2 * slots],
+            log_flying: 0,
+            log_unflushed: Vec::new(),
             replies: VecDeque::with_capacity(limits.requests),
             asleep_for_locks: false,
             something_ended: false,
@@ -313,18 +363,27 @@ impl Engine {
     /// Forms bands from what was submitted and starts everything that can start.
     pub fn run(&mut self, port: &mut impl Port) {
         self.look_at_held(port);
-        self.cut(port);
-        self.start_waiting(port);
-        // What came to its end may have made room.
-        while !self.uncut.is_empty() && !self.free_ops.is_empty() {
+        loop {
             self.cut(port);
             self.start_waiting(port);
+            // What came to its end may have made room.
+            while !self.uncut.is_empty() && !self.free_ops.is_empty() {
+                self.cut(port);
+                self.start_waiting(port);
+            }
+            self.drive_log(port);
+            if !self.something_ended {
+                return;
+            }
         }
     }
 
     /// A disk operation is done. `ok` tells whether all its bytes were moved.
     pub fn complete(&mut self, tag: u64, ok: bool, port: &mut impl Port) {
         let (index, life, io) = ((tag >> 48) as usize, (tag >> 32) as u16, tag as u32 as usize);
+        if index >= LOG_FLUSH {
+            return self.complete_log(index, Slot(io as u16), ok, port);
+        }
         let Some(op) = self.ops.get_mut(index).filter(|op| op.life == life && op.left > 0) else {
             debug_assert!(false, "completion of nothing");
             return;
@@ -369,7 +428,7 @@ impl Engine {
 
     /// Nothing submitted is unfinished (replies may still wait to be taken).
     pub fn is_idle(&self) -> bool {
-        self.free_ops.len() == self.ops.len() && self.uncut.is_empty()
+        self.free_ops.len() == self.ops.len() && self.uncut.is_empty() && self.log_flying == 0
     }
 
     /// Could [`submit`](Self::submit) take one more?
@@ -553,7 +612,8 @@ impl Engine {
         if op.state == State::Lock {
             if !op.locked {
                 // Pieces may have joined since the last attempt.
-                op.mask = self.shared.locks.mask(op.rows());
+                let rows = if self.view.logs { op.rows().logged() } else { op.rows() };
+                op.mask = self.shared.locks.mask(rows);
             }
             if op.kind == Kind::Read && !self.geometry.is_redundant() {
                 // One copy of everything: the disk itself keeps the order. (Not so for writes: an unaligned one reads
@@ -605,6 +665,9 @@ impl Engine {
         self.refresh_view(port);
         let block = self.limits.block;
         let op = &mut self.ops[index];
+        if op.kind == Kind::Write && self.view.logs {
+            op.set_untellable_aside();
+        }
         if op.kind == Kind::Write && op.edges.is_empty() && !op.reading_edges {
             let unaligned = op.pieces.iter().zip(&op.sources).filter(|(_, s)| s.keep != Keep::default());
             for (piece, source) in unaligned {
@@ -639,6 +702,10 @@ impl Engine {
             }
         }
         op.state = State::Gather;
+        // What fills in rows that are in sync writes what is there already.
+        op.in_sync = self.view.synced_below == u64::MAX;
+        let news = op.kind == Kind::Write || !op.in_sync;
+        op.told = self.view.logs && news && op.kind != Kind::Read && !op.reading_edges;
         op.left = op.plan.gather.len() as u32;
         let tag = tag(index, op.life);
         for (i, io) in op.plan.gather.iter().enumerate() {
@@ -696,6 +763,16 @@ impl Engine {
             op.state = State::Lock;
             return self.again(index, port);
         }
+        let op = &self.ops[index];
+        if op.told && !self.enter_log(index, port) {
+            return;
+        }
+        self.scatter(index, port);
+    }
+
+    /// Starts the writes.
+    fn scatter(&mut self, index: usize, port: &mut impl Port) {
+        let block = self.limits.block;
         let op = &mut self.ops[index];
         op.state = State::Scatter;
         op.holders.clear();
@@ -727,6 +804,10 @@ impl Engine {
     fn scattered(&mut self, index: usize, port: &mut impl Port) {
         let op = &mut self.ops[index];
         let heals = if op.kind == Kind::Write { &op.plan.heals[..] } else { &[] };
+        if op.failed.is_empty() && op.kind == Kind::Flush && self.view.logs {
+            let (stamp, slots) = (op.stamp, 2 * self.geometry.slots());
+            port.log(|log| (0..slots).for_each(|slot| log.flushed(Slot(slot), stamp)));
+        }
         if op.failed.is_empty() && heals.is_empty() {
             return self.finish(index, port);
         }
@@ -799,6 +880,9 @@ impl Engine {
         }
         let op = &mut self.ops[index];
         op.state = State::Scatter;
+        if self.view.logs {
+            op.stamp = port.log(|log| log.now()).unwrap_or_default();
+        }
         let tag = tag(index, op.life);
         for (slot, member) in self.view.devices().enumerate() {
             let mut holder = Holder(u32::MAX);
@@ -811,6 +895,185 @@ impl Engine {
         }
         if op.left == 0 {
             self.finish(index, port);
+        }
+    }
+
+    // --- the log --------------------------------------------------------------------------------------------------
+
+    /// Tells the log of a write. False if it has to wait until it is logged.
+    fn enter_log(&mut self, index: usize, port: &mut impl Port) -> bool {
+        let op = &mut self.ops[index];
+        if op.plan.log.is_empty() {
+            let slot = parity_slot(&self.geometry, op.stripe);
+            let in_sync = op.in_sync;
+            op.log = port.log(|log| log.pass(slot, in_sync)).map(|number| (slot, number));
+            return true;
+        }
+        // Not at once: others that are just as far share the record.
+        op.state = State::Log;
+        self.logging.push(index as u32);
+        self.join_log(index, port);
+        false
+    }
+
+    fn join_log(&mut self, index: usize, port: &mut impl Port) {
+        let op = &self.ops[index];
+        let (slot, block) = (parity_slot(&self.geometry, op.stripe), self.limits.block);
+        let parity = op.plan.log.iter().map(LogPart::parity_bytes).sum();
+        let mut entries = op.plan.log.iter().map(|part| {
+            let entry = Entry {
+                data_sector: part.at,
+                pp_size: part.parity_bytes(),
+                data_size: part.data_bytes(),
+                parity_disk: u32::from(slot.0),
+                checksum: 0,
+            };
+            (entry, part.parity.map(|buf| resolve(op, block, buf, part.rows.len())))
+        });
+        let number = port.log_join(self.queue, slot, &mut entries, parity);
+        self.ops[index].log = number.map(|number| (slot, number));
+    }
+
+    /// Lets go what is logged by now, and does what is next for what is not.
+    fn drive_log(&mut self, port: &mut impl Port) {
+        self.look_at_unflushed(port);
+        if self.logging.is_empty() {
+            return;
+        }
+        self.refresh_view(port);
+        let mut i = 0;
+        while let Some(&index) = self.logging.get(i) {
+            let index = index as usize;
+            let verdict = self.log_verdict(index, port);
+            if verdict == Verdict::Wait {
+                i += 1;
+                continue;
+            }
+            self.logging.swap_remove(i);
+            match verdict {
+                Verdict::Fail(trouble) => {
+                    self.ops[index].trouble = Some(trouble);
+                    self.finish(index, port);
+                }
+                Verdict::Again => {
+                    if leave_log(&mut self.ops[index], self.queue, port) {
+                        port.wake_others();
+                    }
+                    self.again(index, port);
+                }
+                Verdict::Go | Verdict::Wait => self.scatter(index, port),
+            }
+        }
+    }
+
+    fn log_verdict(&mut self, index: usize, port: &mut impl Port) -> Verdict {
+        let slot = parity_slot(&self.geometry, self.ops[index].stripe);
+        if self.shared.flush_lost() {
+            return Verdict::Fail(Trouble::FlushLost);
+        }
+        if self.ops[index].log.is_none() {
+            self.lead(slot, port);
+            self.join_log(index, port);
+        }
+        let Some((_, number)) = self.ops[index].log else { return Verdict::Wait };
+        let state = port.log(|log| log.state(slot, number));
+        match state.unwrap_or(RecordState::Written) {
+            RecordState::Written => Verdict::Go,
+            RecordState::Pending => {
+                self.lead(slot, port);
+                Verdict::Wait
+            }
+            // A log that cannot be written is a member that failed. What was to be logged there is planned without it.
+            RecordState::Failed(holder) => {
+                let members = &self.view.members;
+                let incomplete = self.view.incomplete();
+                if members[slot.index()].presence == Presence::Missing || port.holder(slot) != holder {
+                    Verdict::Again
+                } else if self.shared.is_broken() || !self.geometry.tolerates(&incomplete.with(slot)) {
+                    Verdict::Fail(Trouble::Member(slot))
+                } else {
+                    Verdict::Wait
+                }
+            }
+        }
+    }
+
+    /// Does what is next to get the group of `slot` on disk, unless somebody is at it.
+    fn lead(&mut self, slot: Slot, port: &mut impl Port) {
+        let there = |engine: &Self, slot: Slot| {
+            engine.view.device(slot).is_some_and(|member| member.presence != Presence::Missing)
+        };
+        if !there(self, slot) {
+            if port.log(|log| log.abandon(slot)) == Some(true) {
+                port.wake_others();
+            }
+            return;
+        }
+        loop {
+            match port.log(|log| log.step(slot)) {
+                None | Some(Step::Wait) => return,
+                Some(Step::Flush(other, stamp)) if there(self, other) => {
+                    let holder = port.flush(tag(LOG_FLUSH, 0) | u64::from(other.0), other);
+                    let flight = &mut self.log_flights[other.index()];
+                    (flight.1, flight.2) = (holder, stamp);
+                    self.log_flying += 1;
+                }
+                // Nobody is there who could forget.
+                Some(Step::Flush(other, stamp)) => end_log_flush(other, stamp, port),
+                Some(Step::Write) => {
+                    let holder = port.log_write(tag(LOG_WRITE, 0) | u64::from(slot.0), slot);
+                    self.log_flights[slot.index()].0 = holder;
+                    self.log_flying += 1;
+                }
+            }
+        }
+    }
+
+    /// A write or flush of the log's own has ended.
+    fn complete_log(&mut self, what: usize, slot: Slot, ok: bool, port: &mut impl Port) {
+        self.log_flying -= 1;
+        let (writer, flusher, stamp) = self.log_flights[slot.index()];
+        let holder = if what == LOG_WRITE { writer } else { flusher };
+        if !ok {
+            port.member_failed(slot, holder);
+        }
+        if what == LOG_WRITE {
+            if port.log(|log| log.written(slot, ok)) == Some(true) {
+                port.wake_others();
+            }
+        } else if ok {
+            end_log_flush(slot, stamp, port);
+        } else {
+            // As good as flushed once it is on record that the member is gone.
+            self.log_flying += 1;
+            self.log_unflushed.push((slot, holder, stamp));
+        }
+    }
+
+    /// Flushes for the log that failed: has the failure been recorded, or can nothing stand in?
+    fn look_at_unflushed(&mut self, port: &mut impl Port) {
+        if self.log_unflushed.is_empty() {
+            return;
+        }
+        self.refresh_view(port);
+        let incomplete = self.view.incomplete();
+        for i in (0..self.log_unflushed.len()).rev() {
+            let (slot, holder, stamp) = self.log_unflushed[i];
+            let there = self.view.device(slot).is_some_and(|member| member.presence != Presence::Missing);
+            if there && port.holder(slot) == holder {
+                let replaces = slot.0 >= self.geometry.slots();
+                let bearable = replaces || self.geometry.tolerates(&incomplete.with(slot));
+                if !self.shared.is_broken() && bearable {
+                    continue;
+                }
+                // For the log it stays under way for ever: nothing is logged any more.
+                self.shared.set_flush_lost();
+                port.wake_others();
+            } else {
+                end_log_flush(slot, stamp, port);
+            }
+            self.log_flying -= 1;
+            self.log_unflushed.swap_remove(i);
         }
     }
 
@@ -827,6 +1090,7 @@ impl Engine {
         if core::mem::take(&mut op.locked) {
             wake = self.shared.locks.unlock(op.stripe, op.mask);
         }
+        wake |= leave_log(op, self.queue, port);
         if core::mem::take(&mut op.counted) {
             self.shared.end_write(self.queue);
         }
@@ -859,6 +1123,40 @@ impl Engine {
         self.free_requests.push(index);
         let result = active.trouble.map_or(Ok(()), Err);
         self.replies.push_back(Reply { cookie: active.cookie, result });
+    }
+}
+
+/// What becomes of an operation that waits for the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Wait,
+    Go,
+    Again,
+    Fail(Trouble),
+}
+
+/// The slot with the parity of a stripe.
+fn parity_slot(geometry: &Geometry, stripe: Stripe) -> Slot {
+    let map = geometry.stripe(stripe);
+    map.cell(map.cells() - 1).slot
+}
+
+/// Tells the log, if it knows of the operation, that its writes have ended. True if other queues may go on now.
+fn leave_log(op: &mut Op, queue: QueueId, port: &mut impl Port) -> bool {
+    let Some((slot, number)) = op.log.take() else { return false };
+    let stable = op.fua && op.failed.is_empty() && op.trouble.is_none();
+    let written = op.plan.scatter.iter().take(if stable { 0 } else { op.holders.len() });
+    let unflushed = written.map(|io| io.slot);
+    port.log(|log| log.done(queue, slot, number, unflushed)).unwrap_or_default()
+}
+
+fn end_log_flush(slot: Slot, stamp: u64, port: &mut impl Port) {
+    let ended = |log: &mut super::Log| {
+        log.flushed(slot, stamp);
+        log.flush_ended(slot)
+    };
+    if port.log(ended) == Some(true) {
+        port.wake_others();
     }
 }
 

@@ -20,6 +20,9 @@
 //!                                                                                       Hold until the survivors say so
 //! ```
 //!
+//! With a partial parity log ([`Log`]) a stage lies between folds and writes: `Gather -> Log -> Scatter`, in which the write
+//! waits until what the log needs of it is durable.
+//!
 //! What must hold, and where it is kept:
 //! - A lock lives from plan to last write; after taking it the epoch is looked at again, so a plan made under a lock is
 //!   never older than what the previous holder knew.
@@ -33,6 +36,7 @@
 
 mod intent;
 mod locks;
+mod log;
 mod machine;
 mod shared;
 
@@ -41,11 +45,13 @@ mod tests;
 
 pub use intent::{IntentMap, Regions};
 pub use locks::{Observed, RowLocks};
+pub use log::{Begun, Log, MOST_PARITY, RecordState, Ring, Step};
 pub use machine::{Engine, Limits};
 pub use shared::{QueueId, Shared};
 
 use alloc::sync::Arc;
 
+use crate::format::ppl::Entry;
 use crate::plan::{Rows, View};
 use crate::units::{Lba, MemberLba, Sectors, Slot, Stripe};
 
@@ -203,6 +209,21 @@ pub trait Port {
     fn alloc(&mut self, bytes: u32) -> Option<u32>;
     /// Gives scratch memory back.
     fn free(&mut self, region: u32);
+    /// Asks the log that the LU's queues share; `None` if it has none.
+    fn log<R>(&mut self, ask: impl FnOnce(&mut Log) -> R) -> Option<R>;
+    /// A write joins the next record of `slot`'s log, [`Log::join`] and [`Log::push`], with its entries and the bytes of
+    /// partial parity of each, which are copied and summed up into [`Entry::checksum`]. The record's number, or `None` if it
+    /// is full. Done on return.
+    fn log_join(
+        &mut self,
+        queue: QueueId,
+        slot: Slot,
+        entries: &mut dyn ExactSizeIterator<Item = (Entry, Option<Bytes>)>,
+        parity: u32,
+    ) -> Option<u64>;
+    /// Writes the record that `slot`'s log asks for, [`Log::begin`]: header and partial parity in one operation with FUA.
+    /// Ends in [`Engine::complete`] with `tag`. Only while somebody fills the slot.
+    fn log_write(&mut self, tag: u64, slot: Slot) -> Holder;
     /// The newest view of the LU's health.
     fn view(&mut self) -> Arc<View>;
     /// Locks were given back that other queues may be sleeping for.

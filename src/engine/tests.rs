@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use super::*;
 use crate::geometry::{CellKind, Geometry, Layout, Shape};
 use crate::parity::{Kernels, Source, Target, gf};
-use crate::plan::{Presence, Rows, View};
+use crate::plan::{LOG_ROWS, Presence, Rows, View};
 use crate::units::{Level, SECTOR, Slot, SlotSet, Stripe};
 
 /// Bytes of a register.
@@ -118,8 +118,14 @@ struct Disk {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     Read,
-    Write { fua: bool },
-    Flush { covers: u64 },
+    Write {
+        fua: bool,
+    },
+    Flush {
+        covers: u64,
+    },
+    /// A record of the partial parity log.
+    Log,
 }
 
 /// A disk operation under way.
@@ -173,6 +179,16 @@ struct World {
     counts: Counts,
     /// No client's write may reach a disk unless the LU is marked dirty.
     strict_intent: bool,
+    log: Option<Log>,
+    /// Repairs and rebuilds run beside the load: they write what redundancy says is there, and nobody waits for their flush.
+    fills: bool,
+    /// Redundancy did not agree at the beginning.
+    resynced: bool,
+    /// By slot: the partial parity that gathers, the record being written, and the rows of the record on disk.
+    gathered: Vec<Vec<u8>>,
+    record: Vec<Vec<Entry>>,
+    on_disk: Vec<Vec<Entry>>,
+    records: u64,
 }
 
 struct Side<'w> {
@@ -194,7 +210,8 @@ impl World {
     fn assert_free(&self, bytes: Bytes, reading: bool) {
         for flight in &self.flights {
             let matters = !reading || flight.what == What::Read;
-            let busy = matters && !matches!(flight.what, What::Flush { .. }) && overlap(flight.memory, bytes);
+            let moves = !matches!(flight.what, What::Flush { .. } | What::Log);
+            let busy = matters && moves && overlap(flight.memory, bytes);
             assert!(!busy, "memory a disk works on is touched");
         }
     }
@@ -226,7 +243,7 @@ impl World {
     /// Moves some sectors of a flight. True when it is done.
     fn advance(&mut self, index: usize) -> bool {
         let mut flight = self.flights[index];
-        if let What::Flush { .. } = flight.what {
+        if matches!(flight.what, What::Flush { .. } | What::Log) {
             self.flights[index].failed = self.disks[flight.slot].dead;
             return true;
         }
@@ -277,7 +294,8 @@ impl World {
         let flight = self.flights.swap_remove(index);
         let disk = &mut self.disks[flight.slot];
         match flight.what {
-            What::Write { fua } if !flight.failed => {
+            // What a failed one moved before it failed is in the cache all the same.
+            What::Write { fua } if !disk.dead => {
                 disk.written += 1;
                 for sector in flight.at..flight.at + u64::from(flight.memory.len) / SECTOR {
                     if !fua && disk.unstable[sector as usize] == u64::MAX {
@@ -292,6 +310,9 @@ impl World {
                         *unstable = 0;
                     }
                 }
+            }
+            What::Log if !flight.failed => {
+                self.on_disk[flight.slot] = core::mem::take(&mut self.record[flight.slot]);
             }
             _ => {}
         }
@@ -343,6 +364,68 @@ impl World {
         true
     }
 
+    /// The cells of a logged entry's stripe: which are modified, and the rows.
+    fn rows_of(&self, entry: &Entry) -> (Stripe, core::ops::Range<u16>, Rows) {
+        let place = self.geometry.locate(entry.data_sector).unwrap();
+        let cells = match entry.pp_size {
+            0 => self.geometry.data_cells(),
+            bytes => (entry.data_size / bytes) as u16,
+        };
+        let rows = entry.data_size / u32::from(cells) / SECTOR as u32;
+        (place.stripe, place.cell..place.cell + cells, Rows::new(place.row, place.row + rows))
+    }
+
+    /// Nothing of these rows is in a cache any more.
+    fn assert_stable(&self, entry: &Entry) {
+        let (stripe, _, rows) = self.rows_of(entry);
+        let map = self.geometry.stripe(stripe);
+        for cell in (0..map.cells()).map(|index| map.cell(index)) {
+            let there = self.view.members[cell.slot.index()].presence != Presence::Missing;
+            let disk = &self.disks[cell.slot.index()];
+            let sectors = cell.at.0 as usize + rows.start as usize..cell.at.0 as usize + rows.end as usize;
+            let stable = self.fills || disk.unstable[sectors].iter().all(|&n| n == 0);
+            assert!(stable || !there || disk.dead, "{entry:?} is replaced or summed up too early");
+        }
+    }
+
+    /// The partial parity of an entry is the sum of what it does not modify.
+    fn assert_partial_parity(&mut self, entry: &Entry, parity: &[u8]) {
+        let (stripe, modified, rows) = self.rows_of(entry);
+        let geometry = self.geometry.clone();
+        let map = geometry.stripe(stripe);
+        let mut sum = alloc::vec![0; parity.len()];
+        for cell in (0..geometry.data_cells()).filter(|cell| !modified.contains(cell)) {
+            let place = map.cell(cell);
+            let member = &self.view.members[place.slot.index()];
+            if member.presence != Presence::Present || self.disks[place.slot.index()].dead {
+                return;
+            }
+            let at = ((place.at.0 + u64::from(rows.start)) * SECTOR) as usize;
+            let bytes = &self.disks[place.slot.index()].bytes[at..at + parity.len()];
+            sum.iter_mut().zip(bytes).for_each(|(sum, byte)| *sum ^= byte);
+        }
+        assert!(sum == parity, "{entry:?} has the wrong partial parity");
+    }
+
+    /// A write must be on the log of the member that has its parity.
+    fn assert_logged(&self, slot: Slot, at: u64, sectors: u64) {
+        let synced = self.view.logs && self.view.synced_below == u64::MAX;
+        let Some(place) = self.geometry.find(slot, MemberLba(at)).filter(|_| synced) else { return };
+        let map = self.geometry.stripe(place.stripe);
+        let parity = map.cell(map.cells() - 1).slot;
+        if self.view.members[parity.index()].presence == Presence::Missing {
+            return;
+        }
+        let covered = |row: u32| {
+            self.on_disk[parity.index()].iter().any(|entry| {
+                let (stripe, cells, rows) = self.rows_of(entry);
+                let modified = place.cell == map.cells() - 1 || cells.contains(&place.cell);
+                stripe == place.stripe && modified && rows.start <= row && row < rows.end
+            })
+        };
+        assert!((place.row..place.row + sectors as u32).all(covered), "an unlogged write");
+    }
+
     /// What the keeper does next, if anything.
     fn keep(&mut self) {
         if self.random.one_in(2) && self.keep_bitmap() {
@@ -392,6 +475,9 @@ impl Port for Side<'_> {
         assert!(!self.world.strict_intent || self.world.shared.is_dirty(), "a write to an LU marked clean");
         self.world.assert_marked(slot, at, from);
         self.world.counts.writes += 1;
+        if self.world.strict_intent {
+            self.world.assert_logged(slot, at.0, u64::from(from.len) / SECTOR);
+        }
         self.world.launch(self.me, tag, slot, at.0, from, What::Write { fua });
         self.holder(slot)
     }
@@ -459,6 +545,67 @@ impl Port for Side<'_> {
         let gone = self.world.memory[region as usize].take();
         assert!(gone.is_some_and(|region| region.scratch), "frees what it was not given");
         self.world.lent[self.me] -= len;
+    }
+
+    fn log<R>(&mut self, ask: impl FnOnce(&mut Log) -> R) -> Option<R> {
+        self.world.log.as_mut().map(ask)
+    }
+
+    fn log_join(
+        &mut self,
+        queue: QueueId,
+        slot: Slot,
+        entries: &mut dyn ExactSizeIterator<Item = (Entry, Option<Bytes>)>,
+        parity: u32,
+    ) -> Option<u64> {
+        let (number, from) = self.world.log.as_mut()?.join(queue, slot, entries.len(), parity)?;
+        assert!(from as usize <= self.world.gathered[slot.index()].len());
+        self.world.gathered[slot.index()].truncate(from as usize);
+        for (entry, bytes) in entries {
+            if let Some(bytes) = bytes {
+                self.world.assert_free(bytes, true);
+                let bytes = self.world.slice(bytes).to_vec();
+                self.world.gathered[slot.index()].extend(bytes);
+            }
+            self.world.log.as_mut()?.push(slot, entry);
+        }
+        assert_eq!((from + parity) as usize, self.world.gathered[slot.index()].len());
+        Some(number)
+    }
+
+    fn log_write(&mut self, tag: u64, slot: Slot) -> Holder {
+        let ring = Ring { length: Sectors(64), multiple: true };
+        let holder = self.holder(slot);
+        let Some(log) = &mut self.world.log else { return holder };
+        let begun = log.begin(slot, holder, ring);
+        let entries = log.entries(slot).to_vec();
+        assert!(begun.at.0 + 8 + u64::from(begun.parity) / SECTOR <= ring.length.0);
+        let bytes = core::mem::take(&mut self.world.gathered[slot.index()]);
+        assert_eq!(bytes.len(), begun.parity as usize);
+        let mut from = 0;
+        for entry in &entries {
+            self.world.assert_stable(entry);
+            let parity = &bytes[from..from + entry.pp_size as usize];
+            if self.world.strict_intent {
+                self.world.assert_partial_parity(entry, parity);
+            }
+            from += entry.pp_size as usize;
+        }
+        for entry in self.world.on_disk[slot.index()].clone() {
+            self.world.assert_stable(&entry);
+        }
+        if self.world.resynced && self.world.records == 0 {
+            // Entries say that all the rest is in sync: so it must be, and on disk.
+            let writes = |flight: &Flight| matches!(flight.what, What::Write { .. });
+            assert!(!self.world.flights.iter().any(writes), "logged beside writes that are not");
+            let stable = |disk: &Disk| disk.unstable.iter().all(|&n| n == 0);
+            assert!(self.world.disks.iter().all(stable), "logged before the resync was flushed");
+        }
+        self.world.record[slot.index()] = entries;
+        self.world.records += 1;
+        let nothing = Bytes { region: u32::MAX, offset: 0, len: 0 };
+        self.world.launch(self.me, tag, slot, 0, nothing, What::Log);
+        holder
     }
 
     fn view(&mut self) -> Arc<View> {
@@ -608,27 +755,36 @@ impl Sim {
         let chunk = 8 << random.below(2);
         let block = 1 << random.below(3);
         let bands = 1 + random.below(8) as usize;
+        let logs = kind.level == Level::Raid5 && random.one_in(2);
         let requests = 1 + random.below(12) as usize;
         let geometry = geometry(kind, chunk, 6);
         let unit = geometry.unit().0.min(chunk);
-        let band_rows = (1 + random.below(unit / block)) * block;
+        let least = if logs { LOG_ROWS.into() } else { block };
+        let band_rows = (1 + random.below(unit / least)) * least;
         let most_lent = (random.below(4) * 64 * SECTOR) as u32;
         let limits =
             Limits { requests, bands, band_rows: band_rows as u32, block: block as u32, read_only: false };
-        Sim::with(geometry, engines, limits, most_lent, random)
+        Sim::with(geometry, engines, limits, most_lent, random, logs)
     }
 
-    fn with(geometry: Geometry, engines: usize, limits: Limits, most_lent: u32, random: Random) -> Sim {
+    fn with(
+        geometry: Geometry,
+        engines: usize,
+        limits: Limits,
+        most_lent: u32,
+        random: Random,
+        logs: bool,
+    ) -> Sim {
         let geometry = Arc::new(geometry);
         // Every other LU has a bitmap, of regions smaller and larger than a chunk.
         let mut random = random;
         let covered =
             if geometry.synced_unit_is_lu() { geometry.size() } else { geometry.member_used(Slot(0)) };
-        let has_bitmap = geometry.is_redundant() && random.one_in(2);
+        let has_bitmap = geometry.is_redundant() && !logs && random.one_in(2);
         let intent = has_bitmap.then(|| IntentMap::new(covered, Sectors(4 << random.below(5))));
         let bits = alloc::vec![false; intent.as_ref().map_or(0, IntentMap::len)];
         let shared = Arc::new(Shared::new(&geometry, engines, 0).with_intent(intent));
-        let view = Arc::new(View::healthy(geometry.slots()));
+        let view = Arc::new(View { logs, ..View::healthy(geometry.slots()) });
         let make = |_| {
             let queue = shared.join().unwrap();
             Engine::new(geometry.clone(), shared.clone(), queue, view.clone(), limits)
@@ -636,6 +792,7 @@ impl Sim {
         let list = (0..engines).map(make).collect();
         let first = Event { value: 0, start: 0, end: 0, write: true };
         let grains = geometry.size().0 * GRAINS_IN_SECTOR;
+        let slots = usize::from(geometry.slots());
         let world = World {
             disks: fresh_disks(&geometry),
             strict_intent: geometry.is_redundant(),
@@ -656,6 +813,13 @@ impl Sim {
             notes: Vec::new(),
             read_failures: 0,
             counts: Counts::default(),
+            log: logs.then(|| Log::new(slots as u16, 16 << 10, 0)),
+            fills: false,
+            resynced: false,
+            gathered: alloc::vec![Vec::new(); slots],
+            record: alloc::vec![Vec::new(); slots],
+            on_disk: alloc::vec![Vec::new(); slots],
+            records: 0,
         };
         Sim {
             world,
@@ -975,6 +1139,7 @@ fn unreadable_sectors_are_served_by_redundancy_and_repaired() {
         let kind = KINDS[1 + seed as usize % (KINDS.len() - 1)];
         let mut sim = Sim::new(kind, 1 + seed as usize % 2, seed);
         sim.world.strict_intent = false; // repairs of what was read need no mark
+        sim.world.fills = true;
         let weak = sim.world.random.below(u64::from(kind.slots)) as usize;
         let also = (weak + 1) % usize::from(kind.slots);
         sim.load(50, |sim| {
@@ -1132,6 +1297,7 @@ fn resync_and_rebuild_run_beside_the_load() {
             sim.world.random.one_in(2).then(|| Slot(sim.world.random.below(u64::from(kind.slots)) as u16));
         match rebuilt {
             Some(slot) => {
+                sim.world.fills = true;
                 sim.world.disks[slot.index()].bytes.fill(0xAA);
                 sim.world.publish(|view| view.members[slot.index()].presence = Presence::Below(MemberLba(0)));
             }
@@ -1146,6 +1312,7 @@ fn resync_and_rebuild_run_beside_the_load() {
                         bytes[..map.rows() as usize * SECTOR as usize].fill(0x55);
                     }
                 }
+                sim.world.resynced = true;
                 sim.world.publish(|view| view.synced_below = 0);
             }
         }
@@ -1159,10 +1326,15 @@ fn resync_and_rebuild_run_beside_the_load() {
                 }
             });
         }
-        sim.world.publish(|view| {
-            view.synced_below = u64::MAX;
-            if let Some(slot) = rebuilt {
-                view.members[slot.index()].presence = Presence::Present;
+        // The last fill may still be under way with writes that were planned before it.
+        sim.load(20, |sim| {
+            if sim.world.view.synced_below != u64::MAX || rebuilt.is_some() && sim.world.random.one_in(4) {
+                sim.world.publish(|view| {
+                    view.synced_below = u64::MAX;
+                    if let Some(slot) = rebuilt {
+                        view.members[slot.index()].presence = Presence::Present;
+                    }
+                });
             }
         });
         sim.verify();
@@ -1176,7 +1348,7 @@ const RAID5: Kind = Kind { level: Level::Raid5, layout: "left-symmetric", slots:
 /// One engine with plenty of everything, marked dirty. Chunk of 16 sectors, block of one.
 fn plain(kind: Kind) -> Sim {
     let limits = Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false };
-    let sim = Sim::with(geometry(kind, 16, 6), 1, limits, u32::MAX / 2, Random(7));
+    let sim = Sim::with(geometry(kind, 16, 6), 1, limits, u32::MAX / 2, Random(7), false);
     sim.world.shared.set_dirty();
     sim
 }
@@ -1217,6 +1389,49 @@ fn a_small_write_costs_what_it_must() {
         assert_eq!(sim.world.counts, Counts { reads, writes, flushes: 0 }, "{}", kind.level);
         sim.verify();
     }
+}
+
+/// [`plain`] with a log.
+fn logged() -> Sim {
+    let limits = Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false };
+    let sim = Sim::with(geometry(RAID5, 16, 6), 1, limits, u32::MAX / 2, Random(7), true);
+    sim.world.shared.set_dirty();
+    sim
+}
+
+#[test]
+fn a_logged_write_costs_one_more() {
+    let mut sim = logged();
+    let block = 8 * GRAINS_IN_SECTOR;
+    let ask = |sim: &mut Sim, first, count| {
+        sim.ask(0, Wish::Write { first, count, fua: false });
+        settle_without_keeper(sim);
+        (core::mem::take(&mut sim.world.counts), core::mem::take(&mut sim.world.records))
+    };
+    let counts = |reads, writes, flushes| Counts { reads, writes, flushes };
+    assert_eq!(ask(&mut sim, 0, block), (counts(2, 2, 0), 1));
+    // One sector: as much, for reads are widened and not more.
+    assert_eq!(ask(&mut sim, 64 * 4 * 2, 4), (counts(2, 2, 0), 1), "elsewhere");
+    // The same member's log once more: what its last record was for is flushed first.
+    assert_eq!(ask(&mut sim, 0, block), (counts(2, 2, 2), 1));
+    // A full stripe; after a client's flush nothing has to be flushed.
+    sim.ask(0, Wish::Flush);
+    settle_without_keeper(&mut sim);
+    sim.world.counts = Counts::default();
+    assert_eq!(ask(&mut sim, 0, 4 * 16 * GRAINS_IN_SECTOR), (counts(0, 5, 0), 1));
+    sim.verify();
+}
+
+/// Writes that come together share a record.
+#[test]
+fn a_batch_of_random_writes_shares_records() {
+    let mut sim = logged();
+    for n in 0..24 {
+        sim.ask(0, Wish::Write { first: n * 16 * GRAINS_IN_SECTOR, count: 8 * GRAINS_IN_SECTOR, fua: false });
+    }
+    settle_without_keeper(&mut sim);
+    assert!(sim.world.records <= 5 + 1, "{} records on five members", sim.world.records);
+    sim.verify();
 }
 
 #[test]
@@ -1314,7 +1529,7 @@ fn only_requests_for_lost_places_fail() {
 #[test]
 fn a_full_engine_says_so() {
     let limits = Limits { requests: 2, bands: 1, band_rows: 8, block: 1, read_only: false };
-    let mut sim = Sim::with(geometry(RAID5, 16, 6), 1, limits, 0, Random(1));
+    let mut sim = Sim::with(geometry(RAID5, 16, 6), 1, limits, 0, Random(1), false);
     let flush = Request::Flush;
     assert!(sim.engines[0].submit(0, flush).is_ok() && sim.engines[0].submit(1, flush).is_ok());
     assert!(!sim.engines[0].has_room());

@@ -156,16 +156,7 @@ impl Header {
     /// The header as it goes to disk, [`HEADER_BYTES`] long. Entries beyond [`MAX_ENTRIES`] are left out.
     pub fn emit(&self, set_uuid: Uuid) -> Vec<u8> {
         let mut bytes = alloc::vec![0; HEADER_BYTES];
-        let Ok((raw, _)) = Raw::mut_from_prefix(&mut bytes) else { return bytes };
-        raw.reserved.fill(0xff);
-        raw.signature = U32::new(signature(set_uuid));
-        raw.generation = U64::new(self.generation);
-        raw.entries_count = U32::new(self.entries.len().min(MAX_ENTRIES) as u32);
-        for (to, from) in raw.entries.iter_mut().zip(&self.entries) {
-            *to = RawEntry::of(from);
-        }
-        let checksum = header_checksum(&bytes);
-        bytes[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+        emit_into(&mut bytes, set_uuid, self.generation, &self.entries);
         bytes
     }
 
@@ -179,6 +170,23 @@ impl Header {
         let parity: u64 = self.entries.iter().map(|entry| u64::from(entry.pp_size)).sum();
         Sectors(HEADER.0 + parity / 512)
     }
+}
+
+/// Writes a header over the first [`HEADER_BYTES`] of `bytes`. Entries beyond [`MAX_ENTRIES`] are left out; nothing is written
+/// if there is not enough room.
+pub fn emit_into(bytes: &mut [u8], set_uuid: Uuid, generation: u64, entries: &[Entry]) {
+    let Some(bytes) = bytes.get_mut(..HEADER_BYTES) else { return };
+    bytes.fill(0);
+    let Ok((raw, _)) = Raw::mut_from_prefix(bytes) else { return };
+    raw.reserved.fill(0xff);
+    raw.signature = U32::new(signature(set_uuid));
+    raw.generation = U64::new(generation);
+    raw.entries_count = U32::new(entries.len().min(MAX_ENTRIES) as u32);
+    for (to, from) in raw.entries.iter_mut().zip(entries) {
+        *to = RawEntry::of(from);
+    }
+    let checksum = header_checksum(bytes);
+    bytes[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
 }
 
 impl RawEntry {
@@ -256,17 +264,30 @@ pub const fn crc32c(bytes: &[u8]) -> u32 {
     !crc32c_raw(!0, bytes)
 }
 
-const fn crc32c_raw(mut crc: u32, bytes: &[u8]) -> u32 {
-    let mut i = 0;
-    while i < bytes.len() {
-        crc = CRC_TABLE[((crc ^ bytes[i] as u32) & 0xff) as usize] ^ crc >> 8;
-        i += 1;
+/// Eight bytes at a time ("slicing by 8"): a record's checksums are on the way of every small write.
+const fn crc32c_raw(mut crc: u32, mut bytes: &[u8]) -> u32 {
+    while let [a, b, c, d, e, f, g, h, rest @ ..] = bytes {
+        let low = crc ^ u32::from_le_bytes([*a, *b, *c, *d]);
+        crc = CRC_TABLES[7][(low & 0xff) as usize]
+            ^ CRC_TABLES[6][(low >> 8 & 0xff) as usize]
+            ^ CRC_TABLES[5][(low >> 16 & 0xff) as usize]
+            ^ CRC_TABLES[4][(low >> 24) as usize]
+            ^ CRC_TABLES[3][*e as usize]
+            ^ CRC_TABLES[2][*f as usize]
+            ^ CRC_TABLES[1][*g as usize]
+            ^ CRC_TABLES[0][*h as usize];
+        bytes = rest;
+    }
+    while let [byte, rest @ ..] = bytes {
+        crc = CRC_TABLES[0][((crc ^ *byte as u32) & 0xff) as usize] ^ crc >> 8;
+        bytes = rest;
     }
     crc
 }
 
-const CRC_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
+/// What a byte contributes when `n` more bytes follow it, for each `n` below 8.
+static CRC_TABLES: [[u32; 256]; 8] = {
+    let mut tables = [[0; 256]; 8];
     let mut i = 0;
     while i < 256 {
         let mut crc = i as u32;
@@ -275,10 +296,20 @@ const CRC_TABLE: [u32; 256] = {
             crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
             bit += 1;
         }
-        table[i] = crc;
+        tables[0][i] = crc;
         i += 1;
     }
-    table
+    let mut n = 1;
+    while n < 8 {
+        let mut i = 0;
+        while i < 256 {
+            let before = tables[n - 1][i];
+            tables[n][i] = tables[0][(before & 0xff) as usize] ^ before >> 8;
+            i += 1;
+        }
+        n += 1;
+    }
+    tables
 };
 
 #[cfg(test)]
@@ -296,6 +327,16 @@ mod tests {
     fn crc_of_the_check_string() {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(b""), 0);
+        // Bit by bit, over lengths on both sides of the step.
+        let slow = |bytes: &[u8]| {
+            !bytes.iter().fold(!0u32, |crc, &byte| {
+                (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                    crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+                })
+            })
+        };
+        let bytes: Vec<u8> = (0..100u8).map(|i| i.wrapping_mul(37) ^ 0x5a).collect();
+        assert!((0..100).all(|len| crc32c(&bytes[..len]) == slow(&bytes[..len])));
     }
 
     #[test]

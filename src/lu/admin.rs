@@ -271,6 +271,7 @@ impl Lu {
         if let (Some(to), Ok(copy)) = (superblock.bitmap_at(), bitmap::read(&io, model_disk, model)) {
             io.write_exact(id, to, &copy.to_bytes(), false)?;
         }
+        super::log::clear(&io, id, &superblock, 0, false)?;
         io.flush(id)?;
         let bytes = vec![0; SLOT_BYTES];
         Ok(Member::new(id, info.name, superblock, bytes, info.block, BadBlocks::new()))

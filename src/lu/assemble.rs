@@ -14,7 +14,7 @@
 //!   slot's own disk is gone it fills the slot.
 //! - Dirty, with a write-intent bitmap that may be believed: redundancy agrees where that marks nothing (`bitmap`).
 //! - Dirty, and a slot missing that can hold data: parity cannot be trusted where it is needed. Refused unless told
-//!   otherwise. Mirrors start.
+//!   otherwise. Mirrors start, and so does an LU whose partial parity logs are all whole: replaying them repairs the parity.
 //!
 //! Whatever is set aside is named with its reason; a refusal names the override, if there is one.
 
@@ -24,6 +24,7 @@ use crate::format::badblocks::BadBlocks;
 use crate::format::superblock::{Features, Found, Role, Superblock, Time, Uuid, WRITE_MOSTLY};
 use crate::geometry::{Geometry, Shape};
 use crate::plan::{Member as MemberView, Presence, View};
+use crate::recovery::replay;
 use crate::units::{Level, MemberLba, Sectors, Slot, SlotSet};
 
 use super::bitmap::{self, Bitmap};
@@ -41,6 +42,8 @@ pub(super) struct Candidate {
     pub bad: BadBlocks,
     /// Its copy of the write-intent bitmap, or why it has none, where its superblock speaks of one.
     pub bitmap: Option<Result<Bitmap>>,
+    /// The newest record of its partial parity log, or why there is none; `None` without a log.
+    pub log: Option<Result<replay::Found, String>>,
 }
 
 /// What the user allows.
@@ -84,6 +87,8 @@ pub(super) struct Joined {
     pub newly_missing: Vec<Slot>,
     /// Writes were in flight, or the first resync never ended.
     pub dirty: bool,
+    /// What is wrong with the partial parity logs that are to be replayed; `None` if nothing is to be replayed.
+    pub replay: Option<Vec<String>>,
     /// Why it must not be started as it is.
     pub refusal: Option<Error>,
 }
@@ -363,12 +368,25 @@ fn finish(
     allow: &Allow,
 ) -> Result<Joined> {
     let geometry = geometry_of(facts, &slots, &candidates)?;
+    let mut candidates = candidates;
+    for candidate in candidates.iter_mut().filter(|candidate| allow.stale.contains(&candidate.disk)) {
+        // What its log says was true once.
+        let why = || Err("it missed writes".to_owned());
+        candidate.log = candidate.log.take().map(|_| why());
+    }
     let member = |place: &Option<usize>| -> MemberView {
         let Some(index) = *place else { return MemberView::default() };
         let sb = superblock(&candidates[index]).expect("fills a slot");
         let presence = match sb.my_role() {
             // Its superblock does not know yet that it has the slot.
             Role::Spare => Presence::Below(MemberLba(0)),
+            // It was to replace the slot's disk, which had the log of what was in flight; it has none of that.
+            _ if sb.features.contains(Features::REPLACEMENT)
+                && slots.contains(&Some(index))
+                && facts.features.has_ppl() =>
+            {
+                Presence::Below(MemberLba(0))
+            }
             _ => sb.watermark().map_or(Presence::Present, Presence::Below),
         };
         MemberView {
@@ -391,7 +409,8 @@ fn finish(
     };
     let any = replacements.iter().any(Option::is_some);
     let seconds = replacements.iter().filter(|_| any).map(member).collect();
-    let view = View { epoch: 1, members, replacements: seconds, synced_below, suspects };
+    let logs = facts.features.has_ppl();
+    let view = View { epoch: 1, members, replacements: seconds, synced_below, suspects, logs };
     let counted_on = |slot: &Slot| facts.roles.contains(&slot.0);
     let newly_missing = view.missing().iter().filter(counted_on).collect();
     let dirty = synced_below != u64::MAX;
@@ -406,11 +425,43 @@ fn finish(
         bitmap,
         newly_missing,
         dirty,
+        replay: None,
         refusal: None,
     };
+    // md stores 0 while writes are in flight; anything else is how far a resync of a clean LU is.
+    if facts.features.has_ppl() && facts.resync_offset == Sectors(0) {
+        let flaws = log_flaws(&joined);
+        if flaws.is_empty() {
+            joined.view.synced_below = u64::MAX;
+        }
+        joined.replay = Some(flaws);
+    }
     joined.refusal = refusal(&joined, facts, allow);
     ways_out::tell(&mut joined);
     Ok(joined)
+}
+
+/// Why replaying the partial parity logs would not bring all redundancy in sync; empty if it would.
+fn log_flaws(joined: &Joined) -> Vec<String> {
+    let mut flaws = Vec::new();
+    let mut vouched = false;
+    for (slot, index) in joined.slots.iter().enumerate().filter_map(|(s, index)| Some((s, (*index)?))) {
+        let candidate = &joined.candidates[index];
+        let name = &candidate.name;
+        match &candidate.log {
+            Some(Ok(found)) => {
+                vouched |= found.vouches();
+                let (_, wrong) = replay::repairs(&joined.geometry, Slot(slot as u16), found);
+                flaws.extend(wrong.iter().map(|flaw| format!("the log of {name}: {flaw}")));
+            }
+            Some(Err(why)) => flaws.push(format!("the log of {name}: {why}")),
+            None => flaws.push(format!("{name} has no log")),
+        }
+    }
+    if flaws.is_empty() && !vouched {
+        flaws.push("the logs hold nothing, so they do not tell that redundancy was in sync".into());
+    }
+    flaws
 }
 
 fn geometry_of(facts: &Superblock, slots: &[Option<usize>], candidates: &[Candidate]) -> Result<Geometry> {
@@ -467,21 +518,18 @@ fn refusal(joined: &Joined, facts: &Superblock, allow: &Allow) -> Option<Error> 
             ways_out::stale_flags(joined)
         ));
     }
-    if joined.dirty && facts.features.has_ppl() && !allow.dirty {
-        return cannot(
-            "writes were in flight when it was last used and it has a partial parity log (PPL), which this version does \
-             not replay yet: start it once with the kernel"
-                .into(),
-        );
-    }
     let harmful = |slot: &Slot| !joined.geometry.parity_only(*slot);
     let degraded = joined.incomplete().iter().any(|slot| harmful(&slot));
-    if joined.dirty && degraded && joined.geometry.parities() > 0 && !allow.dirty {
-        return cannot(
-            "writes were in flight when it was last used and a member is missing: what the missing member held may be \
-             wrong where it was being written; to start it nevertheless: --allow-dirty"
-                .into(),
-        );
+    let repaired = joined.replay.as_ref().is_some_and(Vec::is_empty);
+    if joined.dirty && !repaired && degraded && joined.geometry.parities() > 0 && !allow.dirty {
+        let log = match &joined.replay {
+            Some(flaws) => format!(" and its partial parity log cannot repair that ({})", flaws.join("; ")),
+            None => String::new(),
+        };
+        return cannot(format!(
+            "writes were in flight when it was last used and a member is missing{log}: what the missing member held may \
+             be wrong where it was being written; to start it nevertheless: --allow-dirty"
+        ));
     }
     None
 }

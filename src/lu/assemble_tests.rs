@@ -58,6 +58,7 @@ fn offer(superblocks: Vec<Superblock>) -> Vec<Candidate> {
         found: Ok(found(superblock)),
         bad: BadBlocks::new(),
         bitmap: None,
+        log: None,
     });
     candidates.collect()
 }

@@ -12,6 +12,7 @@ use crate::parity::Kernels;
 use crate::plan::View;
 use crate::units::{DiskLba, Slot};
 
+use super::log::{Book, LogPlace};
 use super::members::Member;
 use super::queue::Cell;
 use super::status::{Row, Work};
@@ -36,6 +37,8 @@ impl Health {
 pub(super) struct Wire {
     pub disk: DiskId,
     pub data_offset: DiskLba,
+    /// Its partial parity log.
+    pub log: Option<LogPlace>,
 }
 
 /// What queues tell the keeper.
@@ -82,6 +85,8 @@ pub(super) struct Board {
     /// The LU's logical block, in bytes.
     pub block: u32,
     pub read_only: bool,
+    /// The partial parity log, while the LU is written and has one.
+    pub log: Option<Mutex<Book>>,
     health: Mutex<Arc<Health>>,
     wakers: Mutex<Vec<Arc<dyn Wake>>>,
     keeper: Mutex<Option<Arc<dyn Wake>>>,
@@ -108,6 +113,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Board {
+    #[allow(clippy::too_many_arguments, reason = "all that it holds and cannot find out")]
     pub(super) fn new(
         geometry: Arc<Geometry>,
         shared: Arc<Shared>,
@@ -115,6 +121,7 @@ impl Board {
         kernels: Kernels,
         block: u32,
         read_only: bool,
+        log: Option<Book>,
         health: Health,
     ) -> Board {
         let slots = usize::from(geometry.slots());
@@ -125,6 +132,7 @@ impl Board {
             kernels,
             block,
             read_only,
+            log: log.map(Mutex::new),
             health: Mutex::new(Arc::new(health)),
             wakers: Mutex::default(),
             keeper: Mutex::default(),

@@ -11,6 +11,7 @@ use crate::disk::{Access as Claim, Backend, Blocking, DiskId, FileBackend, FileD
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Area;
 use crate::format::placement::{Fill, Placement, Policy};
+use crate::format::ppl;
 use crate::format::signature;
 use crate::format::superblock::{Features, Minor, Name, Role, SLOT_BYTES, Superblock, Time, Uuid};
 use crate::geometry::{self, Geometry, Layout, Shape, usable_component};
@@ -105,7 +106,7 @@ impl Create {
     }
 
     /// How redundancy is to be brought back after a crash: [`Policy::None`] if not said. [`Policy::Bitmap`] is for redundant
-    /// levels; [`Policy::Ppl`] is not written by this version.
+    /// levels, [`Policy::Ppl`] for RAID5.
     pub fn policy(mut self, policy: Policy) -> Create {
         self.policy = policy;
         self
@@ -195,10 +196,10 @@ impl Create {
 
     fn check_request(&self) -> Result<()> {
         let usage = |text: String| Err(Error::new(ErrorKind::Usage, text));
-        if self.policy == Policy::Ppl {
+        if self.policy == Policy::Ppl && !Features::PPL.suits(self.level) {
             return usage(format!(
-                "policy {} is not written by this version; use bitmap or none (what another tool made with it can be read)",
-                self.policy
+                "policy ppl, the partial parity log, is for raid5 only, not for {}",
+                self.level
             ));
         }
         if self.bitmap_chunk.is_some_and(|bytes| !bytes.is_power_of_two() || bytes < 4096) {
@@ -397,14 +398,19 @@ impl Create {
         let numbers = (0..slots).filter(|slot| !missing.contains(slot)).chain(slots..total as u16);
         let now = Now::read().wall;
         let now = Time { micros: now.micros.max(1), ..now };
-        let policy_feature = if self.policy == Policy::Bitmap { Features::BITMAP } else { Features::NONE };
         let many_zones = geometry::has_zones(self.level) && are_unequal(&data_sizes, chunk);
+        // Room for more than two records of any size: the kernel would make it "multiple" at its first start.
+        let policy = match self.policy {
+            Policy::Ppl => Features::MULTIPLE_PPLS,
+            Policy::Bitmap => Features::BITMAP,
+            Policy::None => Features::NONE,
+        };
         for (((id, place), data_size), number) in ids.iter().zip(places).zip(data_sizes).zip(numbers) {
             let own = size_of(id);
             let super_offset = self.metadata.offset(own).ok_or_else(|| too_small(id))?;
             let superblock = Superblock {
                 minor: self.metadata,
-                features: if many_zones { Features::RAID0_LAYOUT } else { policy_feature },
+                features: if many_zones { Features::RAID0_LAYOUT } else { policy },
                 set_uuid: draft.set,
                 name: Name::new(&self.name)
                     .ok_or_else(|| Error::new(ErrorKind::Usage, "the name is longer than 32 bytes"))?,
@@ -417,7 +423,7 @@ impl Create {
                 chunk,
                 raid_disks: u32::from(slots),
                 bitmap_offset: place.bitmap_offset(),
-                ppl: Default::default(),
+                ppl: place.ppl(),
                 reshape: None,
                 data_offset: place.data_offset,
                 data_size,
@@ -516,6 +522,9 @@ impl Draft {
             }
             if let Some((at, bytes)) = bitmap {
                 io.write_exact(*disk, *at, bytes, false)?;
+            }
+            if let Some(log) = superblock.ppl_area() {
+                io.write_exact(*disk, log.start, &ppl::Header::empty().emit(superblock.set_uuid), false)?;
             }
             io.flush(*disk)?;
         }

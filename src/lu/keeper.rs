@@ -402,9 +402,14 @@ impl Keeper {
             }
             let heir = self.members.fail_slot(slot);
             let second = self.take_replacement(slot);
+            let logs = self.view.logs;
             if let Some(member) = self.view.members.get_mut(slot.index()) {
                 // What was copied so far was written with the slot all the time: the rest is rebuilt.
                 *member = second.filter(|_| heir.is_some()).unwrap_or_default();
+                if logs && heir.is_some() {
+                    // The log of what is in flight was on the other disk, so none of it is sure to agree after a crash.
+                    member.presence = Presence::Below(MemberLba(0));
+                }
             }
             if let Some(disk) = heir {
                 self.set_fate(disk, Fate::Active(slot));

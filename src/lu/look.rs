@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{Access as Claim, Backend, Blocking, FileBackend, FileDisk, Identity, IoMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::bitmap;
 use crate::format::superblock::{Found, Superblock, Uuid};
-use crate::format::{bitmap, ppl};
 use crate::geometry::{Geometry, Shape};
 use crate::units::{DiskLba, Level, Sectors};
 
 use super::Lu;
 use super::assemble::short_name;
+use super::log;
 use super::open::{distinct, read_bad_blocks, read_found, read_superblock, set_named_by};
 use super::status::Status;
 
@@ -65,12 +66,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
     let bitmap = sb.bitmap_at().map(|at| {
         read_bitmap(&mut |at, bytes| io.read_exact(id, at, bytes), at, &sb).map_err(|error| error.to_string())
     });
-    let ppl_entries = sb.ppl_area().map(|area| {
-        let mut bytes = vec![0; 4096];
-        io.read_exact(id, area.start, &mut bytes).map_err(|e| e.to_string())?;
-        let header = ppl::Header::parse(&bytes, sb.set_uuid).map_err(|e| e.to_string())?;
-        Ok(header.entries.len())
-    });
+    let ppl_entries = log::newest(&io, id, &sb).map(|found| found.map(|found| found.header.entries.len()));
     Ok(Inspection {
         disk: name,
         disk_bytes: size.bytes(),

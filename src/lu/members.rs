@@ -12,6 +12,7 @@ use crate::format::superblock::{Features, Role, Superblock, Time};
 use crate::units::{DiskLba, MemberLba, SECTOR, Sectors, Slot};
 
 use super::board::Wire;
+use super::log::LogPlace;
 
 /// One member that gets its superblock written.
 #[derive(Clone, Debug)]
@@ -289,11 +290,12 @@ impl Members {
 
     /// A spare that fits fills `slot` from now on; nothing on it is good yet. `None` if there is no spare.
     pub(super) fn activate_spare(&mut self, slot: Slot) -> Option<DiskId> {
-        let need = self.list.iter().find(|m| m.slot().is_some())?.superblock.size;
-        let spare = self
-            .list
-            .iter()
-            .find(|m| m.superblock.my_role() == Role::Spare && m.superblock.data_size >= need)?;
+        let model = &self.list.iter().find(|m| m.slot().is_some())?.superblock;
+        let (need, logs) = (model.size, model.features.has_ppl());
+        let spare = self.list.iter().find(|m| {
+            let sb = &m.superblock;
+            sb.my_role() == Role::Spare && sb.data_size >= need && sb.features.has_ppl() == logs
+        })?;
         let (disk, number) = (spare.disk, spare.superblock.dev_number);
         // Whoever had the slot before has it no more, also where it was never recorded as faulty.
         self.set_roles(slot, Role::Faulty);
@@ -344,6 +346,7 @@ impl Members {
 
     pub(super) fn wire(&self, number: Slot) -> Option<Wire> {
         let member = self.list.iter().find(|member| member.number() == Some(number))?;
-        Some(Wire { disk: member.disk, data_offset: member.superblock.data_offset })
+        let sb = &member.superblock;
+        Some(Wire { disk: member.disk, data_offset: sb.data_offset, log: LogPlace::of(sb) })
     }
 }

@@ -23,9 +23,9 @@
 //! Calls may come from any number of threads. A read returns what the last acknowledged write left, or what a write in
 //! flight is about to leave, per sector; there is no order between sectors. [`Lu::flush`] covers everything acknowledged
 //! before it. A member whose write or flush fails is failed: the reply waits until the others have recorded it
-//! durably. After a crash of the host redundancy is resynced: with the bitmap policy where was being written, with none
-//! everywhere; a parity LU that loses a member in the same crash is refused at the next start. (The PPL policy is not
-//! written by this version.)
+//! durably. With [`Policy::Ppl`] (RAID5) the partial parity log is replayed after a crash of the host: nothing is resynced, and
+//! a member may be lost in the same crash. Else redundancy is resynced: with [`Policy::Bitmap`] where was being written, with
+//! none everywhere; a parity LU that loses a member in the same crash is refused at the next start.
 
 mod admin;
 mod assemble;
@@ -33,6 +33,7 @@ mod bitmap;
 mod board;
 mod create;
 mod keeper;
+mod log;
 mod look;
 mod members;
 mod open;

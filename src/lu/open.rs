@@ -17,6 +17,7 @@ use super::assemble::{Allow, Candidate, Fate, Joined, join};
 use super::bitmap::{self, Record};
 use super::board::{Board, Health, Wire, lock};
 use super::keeper::{Keeper, spawn};
+use super::log::{self, LogPlace};
 use super::members::{Member, Members};
 use super::queue::Pool;
 use super::status::{Describe, Status, roster};
@@ -381,6 +382,7 @@ pub(super) fn read_candidates(backend: &dyn Backend) -> Result<Vec<Candidate>> {
         let info = backend.info(disk);
         let mut found = read_found(&io, disk, info.size);
         let mut bad = BadBlocks::new();
+        let log = found.as_ref().ok().and_then(|good| log::newest(&io, disk, &good.superblock));
         if let Ok(good) = &found {
             match read_bad_blocks(&io, disk, good) {
                 Ok(list) => bad = list,
@@ -390,7 +392,7 @@ pub(super) fn read_candidates(backend: &dyn Backend) -> Result<Vec<Candidate>> {
         let facts = found.as_ref().ok().map(|good| &good.superblock);
         let facts = facts.filter(|sb| sb.features.contains(Features::BITMAP));
         let bitmap = facts.map(|sb| bitmap::read(&io, disk, sb));
-        candidates.push(Candidate { disk, name: info.name, found, bad, bitmap });
+        candidates.push(Candidate { disk, name: info.name, found, bad, bitmap, log });
     }
     Ok(candidates)
 }
@@ -412,12 +414,10 @@ fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
     let facts = joined.facts();
     let name = super::assemble::short_name(facts);
     let cannot = |text: String| Err(Error::new(ErrorKind::CannotStart, text).at(format!("LU {name}")));
-    if facts.features.has_ppl() {
-        return cannot(
-            "it has a partial parity log (PPL), which this version does not write: read it, or take the log off with \
-             mdadm --grow --consistency-policy=resync"
-                .into(),
-        );
+    let logless = |index: &&usize| joined.candidates[**index].log.is_none();
+    if let Some(&index) = joined.slots.iter().flatten().find(logless).filter(|_| facts.features.has_ppl()) {
+        let name = &joined.candidates[index].name;
+        return cannot(format!("{name} has no partial parity log although its LU has: it can only be read"));
     }
     if !joined.newly_missing.is_empty() && !degraded {
         let slots = slots_named(&joined.newly_missing);
@@ -453,7 +453,8 @@ pub(super) fn start(
     joined: Joined,
     access: Access,
 ) -> Result<Lu> {
-    let backend = through.apply(files.clone());
+    let mut joined = joined;
+    let mut backend = through.apply(files.clone());
     let read_only = access == Access::Read;
     let used =
         |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
@@ -483,12 +484,13 @@ pub(super) fn start(
         }
     }
 
-    let mut joined = joined;
     round_to_blocks(&mut joined.view, u64::from(block) / SECTOR);
+    let book = log::ready(&mut joined, &mut backend, &in_use, read_only)?;
     let wire = |place: &Option<usize>| {
         let candidate = &joined.candidates[(*place)?];
         let found = candidate.found.as_ref().ok()?;
-        Some(Wire { disk: candidate.disk, data_offset: found.superblock.data_offset })
+        let (disk, sb) = (candidate.disk, &found.superblock);
+        Some(Wire { disk, data_offset: sb.data_offset, log: LogPlace::of(sb) })
     };
     let replacements = joined.replacements.iter().take(joined.view.replacements.len());
     let wires = joined.slots.iter().chain(replacements).map(wire).collect();
@@ -499,7 +501,8 @@ pub(super) fn start(
     let shared = Arc::new(Shared::new(&geometry, QUEUES, joined.view.epoch).with_intent(intent));
     let describe = Describe::new(&joined, &*backend, Some(memory_align));
     let kernels = cpu::kernels();
-    let board = Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, health));
+    let board =
+        Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, book, health));
 
     *lock(&board.roster) = roster(&joined);
     board.set_chunks_marked(joined.bitmap.as_ref().map_or(0, |joined| joined.bitmap.count_set()));

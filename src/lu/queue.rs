@@ -10,9 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::disk::{AlignedBuf, DiskId, Disks, Done, Lent, Memory, Op, RegionId, Span};
-use crate::engine::{Bytes, Engine, Holder, Keep, Limits, Note, Port, QueueId, Reply, Request, Wake};
+use crate::engine::{
+    Bytes, Engine, Holder, Keep, Limits, Log, Note, Port, QueueId, Reply, Request, Ring, Wake,
+};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::View;
+use crate::format::ppl::{Entry, HEADER_BYTES};
+use crate::plan::{LOG_ROWS, View};
 use crate::units::{Lba, MemberLba, SECTOR, Sectors, Slot};
 
 use super::board::{Board, Health, lock};
@@ -49,6 +52,8 @@ pub(super) struct Side {
     /// Operations on a slot without a disk end at once.
     instant: Vec<(u64, bool)>,
     wakes: bool,
+    /// By slot: the buffer for records of its log, once one was written from here.
+    records: Vec<Option<RegionId>>,
 }
 
 impl Core {
@@ -63,9 +68,14 @@ impl Core {
         let unit = geometry.unit().0.max(u64::from(block));
         // Rows in a band such that the lanes of one operation fit a quarter of the memory.
         let lanes = cells + 2;
-        let fair = (SCRATCH / 4 / lanes / SECTOR as usize) as u64;
-        let band_rows = fair.min(unit) / u64::from(block) * u64::from(block);
-        let band_rows = band_rows.max(u64::from(block)) as u32;
+        let mut fair = (SCRATCH / 4 / lanes / SECTOR as usize) as u64;
+        let mut step = u64::from(block);
+        if let Some(log) = &board.log {
+            // And its partial parity fits one record.
+            fair = fair.min(u64::from(lock(log).log.most_parity()) / SECTOR);
+            step = step.max(LOG_ROWS.into());
+        }
+        let band_rows = (fair.min(unit) / step * step).max(step) as u32;
         let scratch = SCRATCH.max(2 * lanes * band_rows as usize * SECTOR as usize + (1 << 16));
         let limits =
             Limits { requests: depth.max(1), bands: BANDS, band_rows, block, read_only: board.read_only };
@@ -74,12 +84,13 @@ impl Core {
         let disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
         let side = Side {
             disks,
-            // The keeper has a buffer for every member besides.
-            memory: Memory::new(depth + 2 * BANDS + slots + 64, scratch),
+            // The keeper has a buffer for every member besides, and the log may have one.
+            memory: Memory::new(depth + 2 * BANDS + 2 * slots + 64, scratch),
             board: board.clone(),
             health,
             instant: Vec::with_capacity(16),
             wakes: false,
+            records: vec![None; slots],
         };
         let own = Vec::with_capacity(16);
         Ok(Core {
@@ -245,6 +256,50 @@ impl Port for Side {
 
     fn free(&mut self, region: u32) {
         self.memory.pool_free(RegionId::from_raw(region));
+    }
+
+    fn log<R>(&mut self, ask: impl FnOnce(&mut Log) -> R) -> Option<R> {
+        self.board.log.as_ref().map(|book| ask(&mut lock(book).log))
+    }
+
+    fn log_join(
+        &mut self,
+        queue: QueueId,
+        slot: Slot,
+        entries: &mut dyn ExactSizeIterator<Item = (Entry, Option<Bytes>)>,
+        parity: u32,
+    ) -> Option<u64> {
+        let book = self.board.log.as_ref()?;
+        let memory = &self.memory;
+        let mut entries = entries.map(|(entry, bytes)| (entry, bytes.map(|bytes| memory.bytes(span(bytes)))));
+        lock(book).join(queue, slot, &mut entries, parity)
+    }
+
+    fn log_write(&mut self, tag: u64, slot: Slot) -> Holder {
+        let holder = self.holder(slot);
+        let Some(book) = &self.board.log else { return holder };
+        let wire = self.health.wires[slot.index()];
+        let place = wire.and_then(|wire| Some((wire.disk, wire.log?)));
+        let mut book = lock(book);
+        let ring = place.map_or(Ring { length: Sectors(0), multiple: false }, |(_, log)| log.ring);
+        let begun = book.log.begin(slot, holder, ring);
+        let room = HEADER_BYTES + book.log.most_parity() as usize;
+        let region = match self.records[slot.index()] {
+            None => self.memory.insert_owned(AlignedBuf::new(room)),
+            region => region,
+        };
+        self.records[slot.index()] = region;
+        let (Some(region), Some((disk, log))) = (region, place) else {
+            book.record(slot, begun.generation, &mut []);
+            self.instant.push((tag, false));
+            return holder;
+        };
+        let record = Span { region, offset: 0, len: HEADER_BYTES as u32 + begun.parity };
+        book.record(slot, begun.generation, self.memory.bytes_mut(record));
+        drop(book);
+        let buf = self.memory.io_write_from(record);
+        self.disks.submit(tag, Op::Write { disk, at: log.at + begun.at, buf, fua: true });
+        holder
     }
 
     fn view(&mut self) -> Arc<View> {

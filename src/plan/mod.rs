@@ -27,8 +27,12 @@
 //!
 //! *Never subtract from parity that is not in sync* is not a rule here but a consequence: such parity is *to be filled*.
 //!
+//! Where the view says that partial parity is logged, a write also names what the log needs ([`LogPart`]): reads are
+//! widened to the log's units of 4 KiB, and one more lane takes the sum of what is not written.
+//!
 //! The plan moves names of buffers, not bytes: [`Buf`] is a client's piece or a scratch *lane*, one lane per cell.
 
+mod log;
 mod planner;
 mod stripes;
 mod view;
@@ -36,6 +40,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use log::{LOG_ROWS, LogPart, expressible};
 pub use planner::plan;
 pub use stripes::StripeSet;
 pub use view::{Member, Presence, View};
@@ -219,6 +224,8 @@ pub struct Plan {
     pub scatter: Vec<Io>,
     /// Sectors on lists of bad blocks that are good once the writes are done: to be taken off, durably, before the reply.
     pub heals: Vec<Heal>,
+    /// What must be in the partial parity log, durably, before any of the writes.
+    pub log: Vec<LogPart>,
     /// Segments and how each is done.
     pub segments: Vec<(Rows, Method)>,
     /// Scratch lanes needed, each [`Plan::lane_rows`] sectors.
@@ -242,6 +249,7 @@ impl Plan {
             fold: Vec::with_capacity(segments),
             terms: Vec::with_capacity((segments * cells).min(MOST_TERMS)),
             scatter: Vec::with_capacity(segments + cells * 2),
+            log: Vec::with_capacity(segments),
             segments: Vec::with_capacity(segments),
             scratch: planner::Scratch::with_room_for(cells, segments),
             ..Plan::default()
@@ -304,6 +312,12 @@ impl fmt::Display for Plan {
                 write!(f, " {:02x}.{:02x}*{}", term.coef[0], term.coef[1], term.buf)?;
             }
             writeln!(f, " ({} sectors)", fold.sectors)?;
+        }
+        for part in &self.log {
+            let (at, rows) = (part.at.0, part.rows);
+            write!(f, "  log   {} cells from {at} rows {}..{}", part.cells, rows.start, rows.end)?;
+            part.parity.iter().try_for_each(|buf| write!(f, " with {buf}"))?;
+            writeln!(f)?;
         }
         for io in ios[1].1 {
             writeln!(

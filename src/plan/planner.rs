@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use super::{
-    Base, Buf, Fault, Fold, Heal, Io, Lost, Member, Method, Piece, Plan, Presence, Rows, Term, View, Want,
+    Base, Buf, Fault, Fold, Heal, Io, LogPart, Lost, Member, Method, Piece, Plan, Presence, Rows, Term, View,
+    Want, expressible,
 };
 use crate::geometry::{CellKind, StripeMap};
 use crate::parity::gf;
@@ -96,6 +97,7 @@ pub fn plan(
     out.fold.clear();
     out.terms.clear();
     out.scatter.clear();
+    out.log.clear();
     out.segments.clear();
     out.heals.clear();
     out.lanes = 0;
@@ -105,6 +107,11 @@ pub fn plan(
         }
         Want::Fill(rows) => rows,
     };
+    let logging = matches!(want, Want::Write(_)) && logs(map, view);
+    if logging {
+        debug_assert!(matches!(want, Want::Write(pieces) if expressible(pieces)), "the log cannot tell that");
+        out.rows = out.rows.logged();
+    }
     if let Want::Read(pieces) = want
         && read_directly(map, view, faults, leg, pieces, out)
     {
@@ -112,7 +119,8 @@ pub fn plan(
     }
     let mut scratch = core::mem::take(&mut out.scratch);
     scratch.load(map);
-    let result = Planner { map, view, faults, leg, want, out, scratch: &mut scratch }.run();
+    let result =
+        Planner { map, view, faults, leg, want, logging, log_lane: None, out, scratch: &mut scratch }.run();
     out.scratch = scratch;
     result
 }
@@ -158,6 +166,14 @@ fn read_directly(
     }
     out.segments.push((out.rows, Method::Direct));
     true
+}
+
+/// Must a write to this stripe be logged? Not where its parity has no disk (no parity is written), and not before everything
+/// is in sync: see [`View::logs`].
+fn logs(map: &StripeMap<'_>, view: &View) -> bool {
+    let p = || map.cell(map.cells() - 1);
+    let written = || view.members[p().slot.index()].presence != Presence::Missing;
+    view.logs && view.synced_below == u64::MAX && map.parities() == 1 && written()
 }
 
 /// How many rows of the stripe, from its start, have redundancy that agrees.
@@ -255,6 +271,10 @@ struct Planner<'a> {
     faults: &'a [Fault],
     leg: u16,
     want: Want<'a>,
+    /// What is written goes to the log first.
+    logging: bool,
+    /// The lane of the partial parity, once it has one.
+    log_lane: Option<u16>,
     out: &'a mut Plan,
     scratch: &'a mut Scratch,
 }
@@ -265,6 +285,9 @@ impl Planner<'_> {
         for i in 1..self.scratch.cuts.len() {
             let rows = Rows::new(self.scratch.cuts[i - 1], self.scratch.cuts[i]);
             if !self.enter(rows) {
+                if self.logging {
+                    self.log_gap(rows).ok_or(Lost { stripe: self.map.number(), rows })?;
+                }
                 continue;
             }
             let method = match self.want {
@@ -303,6 +326,10 @@ impl Planner<'_> {
         for piece in pieces {
             add(u64::from(piece.rows.start));
             add(u64::from(piece.rows.end));
+            if self.logging {
+                add(u64::from(piece.rows.logged().start));
+                add(u64::from(piece.rows.logged().end));
+            }
         }
         for fault in self.faults {
             add(u64::from(fault.rows.start));
@@ -452,6 +479,9 @@ impl Planner<'_> {
                 (None, None) => Method::DecodeRewrite,
             }
         };
+        if self.logging {
+            self.log(rows, method == Method::Modify)?;
+        }
         match method {
             Method::Modify => self.modify(rows),
             Method::Rewrite => self.fold_parity(rows, Status::is_writable),
@@ -520,6 +550,72 @@ impl Planner<'_> {
             }
         }
         Some(Method::Fill)
+    }
+
+    // --- the log --------------------------------------------------------------------------------------------------
+
+    /// The data cells that are modified somewhere in the units around `rows`: the first, and how many follow it, itself
+    /// included. (Between two cuts that is the same for all units.)
+    fn modified(&self, rows: Rows) -> (u16, u16) {
+        let touched = self.pieces().iter().filter(|piece| piece.rows.logged().overlaps(rows));
+        let (first, end) = touched
+            .fold((u16::MAX, 0), |(first, end), piece| (first.min(piece.data), end.max(piece.data + 1)));
+        (first, end.saturating_sub(first))
+    }
+
+    /// Rows that are not written but share a unit of the log with some that are.
+    fn log_gap(&mut self, rows: Rows) -> Option<()> {
+        let (first, count) = self.modified(rows);
+        if count == 0 {
+            return Some(());
+        }
+        let modified = first..first + count;
+        let p = self.data_cells();
+        let good = |planner: &Self, cell| planner.status(cell) == Status::Good;
+        let modify = good(self, p) && modified.clone().all(|cell| good(self, cell));
+        let rewrite = (0..p).all(|cell| modified.contains(&cell) || good(self, cell));
+        // As the written rows beside them choose, so that the reads of both are one.
+        self.log(rows, modify && (!rewrite || count + 1 < p - count))
+    }
+
+    /// Puts `rows` on the log: their partial parity from the old parity and what is modified, or from all that is not.
+    /// `None` if that cannot be read, so that nothing right could be said.
+    fn log(&mut self, rows: Rows, modify: bool) -> Option<()> {
+        let (first, count) = self.modified(rows);
+        let (modified, p) = (first..first + count, self.data_cells());
+        let mut parity = None;
+        if count < p {
+            let target = self.log_lane(rows);
+            parity = Some(target);
+            // Parity on a bad range is not written by a replay either: any bytes will do.
+            if self.status(p).is_live() {
+                let start = self.out.terms.len();
+                for cell in (0..p + u16::from(modify)).filter(|&c| modified.contains(&c) == (modify && c < p))
+                {
+                    if self.status(cell) != Status::Good {
+                        return None;
+                    }
+                    let buf = self.old(cell, rows);
+                    self.out.terms.push(Term { buf, coef: [1, 0] });
+                }
+                self.push_fold(rows, [Some(target), None], start, false);
+            }
+        }
+        let at = self.map.lba(first) + Sectors(u64::from(rows.start));
+        let part = LogPart { at, rows, cells: count, parity };
+        match self.out.log.last_mut() {
+            Some(last) if last.goes_on(&part) => last.rows.end = rows.end,
+            _ => self.out.log.push(part),
+        }
+        Some(())
+    }
+
+    fn log_lane(&mut self, rows: Rows) -> Buf {
+        let lane = *self.log_lane.get_or_insert_with(|| {
+            self.out.lanes += 1;
+            self.out.lanes - 1
+        });
+        Buf { base: Base::Lane(lane), sector: rows.start - self.out.rows.start }
     }
 
     // --- linear algebra -------------------------------------------------------------------------------------------

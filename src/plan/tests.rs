@@ -266,7 +266,7 @@ impl<'g> Case<'g> {
     }
 
     /// Executes `plan`. Reads must be of good sectors only, writes never to sectors that are gone.
-    fn run(&mut self, plan: &Plan, pieces: &[Piece], client: &mut [Vec<u8>]) {
+    fn run(&mut self, plan: &Plan, pieces: &[Piece], client: &mut [Vec<u8>]) -> Vec<Vec<u8>> {
         let mut lanes = alloc::vec![alloc::vec![0xEEu8; plan.lane_rows() as usize]; usize::from(plan.lanes)];
         fn at<'m>(buf: Buf, lanes: &'m mut [Vec<u8>], client: &'m mut [Vec<u8>]) -> &'m mut [u8] {
             match buf.base {
@@ -308,6 +308,7 @@ impl<'g> Case<'g> {
             }
         }
         let _ = pieces;
+        lanes
     }
 
     /// Is it the slot's own disk (0), or the one that is to replace it (1)?
@@ -453,7 +454,11 @@ fn try_writes(
         plan,
     );
     let healthy = case.each[0].iter().flatten().all(|w| *w == Worth::Good);
-    if case.faults.is_empty() && healthy && case.worth.iter().flatten().all(|w| *w == Worth::Good) && !mirror
+    if !case.view.logs
+        && case.faults.is_empty()
+        && healthy
+        && case.worth.iter().flatten().all(|w| *w == Worth::Good)
+        && !mirror
     {
         // The cheapest way, per row.
         let m = case.worth.len() - k;
@@ -659,4 +664,64 @@ fn neighbouring_rows_are_one_operation() {
     assert_eq!(plan.scatter.iter().map(|io| io.rows.len()).sum::<u32>(), 8 + 4 + 8);
     // 0..4: two of three cells are written, so the third is read; 4..8: one is, so old data and parity are.
     assert_eq!(plan.gather.iter().map(|io| io.rows.len()).sum::<u32>(), 4 + 8, "{plan}");
+}
+
+/// Every expressible write of two rows of a RAID5 stripe that is logged, with every ailment of one member: what goes to the
+/// log is the sum of what is not modified, over the whole unit, and what is written stays what it was without a log.
+#[test]
+fn logged_writes_exhaustively() {
+    let (mut plan, mut tally, mut random, mut logged) = (Plan::default(), Tally::default(), Random(5), 0);
+    for slots in [3, 4, 5] {
+        let geometry = geometry(Level::Raid5, "left-symmetric", slots);
+        for ill in ailments(slots, 1) {
+            let mut case =
+                Case::new(geometry.stripe(crate::units::Stripe(1)), slots, &ill, None, true, &mut random);
+            // A log and a bitmap exclude each other.
+            (case.view.logs, case.view.synced_below, case.view.suspects) = (true, u64::MAX, None);
+            let k = case.data_cells();
+            for subset in 1..1u32 << (2 * k) {
+                let pieces = pieces_of(subset, k, false);
+                if !expressible(&pieces) {
+                    continue;
+                }
+                let result =
+                    super::plan(&case.map, &case.view, &case.faults, 0, Want::Write(&pieces), &mut plan);
+                assert!(result.is_ok(), "one loss is never too much: {ill:?} {pieces:?}");
+                let p = case.map.cell(k as u16).slot;
+                if case.view.members[p.index()].presence == Presence::Missing {
+                    assert!(plan.log.is_empty());
+                    continue;
+                }
+                let [part] = plan.log[..] else {
+                    panic!("one entry tells {ill:?} {pieces:?}: {:?}\n{plan}", plan.log)
+                };
+                let cells: Vec<u16> = pieces.iter().map(|piece| piece.data).collect();
+                let (first, last) = (*cells.iter().min().unwrap(), *cells.iter().max().unwrap());
+                assert_eq!((part.rows, part.at), (Rows::new(0, 8), case.map.lba(first)));
+                assert_eq!(
+                    (part.cells, part.parity.is_none()),
+                    (last - first + 1, last - first + 1 == k as u16)
+                );
+                let (disk, data) = (case.disk.clone(), case.data.clone());
+                let mut client: Vec<Vec<u8>> =
+                    pieces.iter().map(|p| (0..p.rows.len()).map(|_| random.next() as u8).collect()).collect();
+                let lanes = case.run(&plan, &pieces, &mut client);
+                (case.disk, case.data) = (disk, data);
+                if let Some(Buf { base: Base::Lane(lane), sector }) = part.parity {
+                    for row in 0..CHUNK as usize {
+                        let kept = (0..k).filter(|&d| !(first..=last).contains(&(d as u16)));
+                        let sum = kept.fold(0, |sum, d| sum ^ case.data[d][row]);
+                        let told = lanes[usize::from(lane)][sector as usize + row];
+                        assert!(
+                            matches!(case.worth[k][row], Worth::Gone | Worth::Bad) || told == sum,
+                            "row {row}: {ill:?}\n{plan}"
+                        );
+                    }
+                }
+                try_writes(&mut case, subset, false, &mut plan, &mut random, &mut tally);
+                logged += 1;
+            }
+        }
+    }
+    assert!(logged > 1000, "only {logged}");
 }

@@ -26,6 +26,9 @@ pub struct View {
     /// Of what is not below [`synced_below`](View::synced_below), only these stripes may disagree: what a write-intent
     /// bitmap names. `None`: all.
     pub suspects: Option<Arc<StripeSet>>,
+    /// Writes go to the partial parity log first (RAID5 only). They do while all redundancy is in sync: a log that holds
+    /// entries says to md that nothing else needs a resync after a crash.
+    pub logs: bool,
 }
 
 /// One slot, as the planner sees it.
@@ -80,8 +83,14 @@ impl View {
     /// All `slots` present and in sync.
     pub fn healthy(slots: u16) -> View {
         let member = Member { presence: Presence::Present, ..Member::default() };
-        let members = alloc::vec![member; usize::from(slots)];
-        View { epoch: 0, members, replacements: Vec::new(), synced_below: u64::MAX, suspects: None }
+        View {
+            epoch: 0,
+            members: alloc::vec![member; usize::from(slots)],
+            replacements: Vec::new(),
+            synced_below: u64::MAX,
+            suspects: None,
+            logs: false,
+        }
     }
 
     /// Who goes by a number: a slot's own disk, or the one that is to replace it.

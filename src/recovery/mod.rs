@@ -1,9 +1,11 @@
 //! Walks over the LU that make redundancy whole: resync after creation or a crash, rebuild of a slot, filling the disk that
-//! is to replace another.
+//! is to replace another. [`replay`] does with a partial parity log what would else take a resync.
 //!
 //! A [`Walk`] is a value that says which rows to fill next and how far everything is done; it does no I/O of its own. Whoever
 //! drives it hands its rows to an engine as ordinary low-priority work and tells it what came back. Many rows may be
 //! under way; the watermark is the first that is not done.
+
+pub mod replay;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

@@ -451,6 +451,11 @@ impl Features {
         self.0 & other.0 != 0
     }
 
+    /// May an LU of `level` have these? A partial parity log is RAID5's.
+    pub fn suits(self, level: Level) -> bool {
+        !self.has_ppl() || level == Level::Raid5
+    }
+
     /// A partial parity log, of either kind?
     pub const fn has_ppl(self) -> bool {
         self.intersects(Features(Features::PPL.0 | Features::MULTIPLE_PPLS.0))

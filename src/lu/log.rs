@@ -1,0 +1,209 @@
+//! The bytes of the partial parity log: where it lies on a member, what gathers for the next records, and how
+//! a log is made ready before anything is written to it.
+//!
+//! When what may be written is [`engine::Log`](crate::engine::Log)'s to say; what a log found on disk means
+//! is [`recovery`](crate::recovery)'s.
+
+use std::sync::Arc;
+
+use crate::disk::overlay::{Overlay, Patch};
+use crate::disk::{Backend, Blocking, DiskId};
+use crate::engine::{Log, MOST_PARITY, QueueId, Ring};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Area;
+use crate::format::ppl::{self, Entry};
+use crate::format::superblock::{Features, Superblock, Uuid};
+use crate::recovery::replay::{self as recovery, Found, Outcome};
+use crate::units::{DiskLba, MemberLba, Sectors, Slot};
+
+use super::assemble::Joined;
+use super::create::fill_area;
+
+/// Where a member's log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LogPlace {
+    pub at: DiskLba,
+    pub ring: Ring,
+}
+
+impl LogPlace {
+    /// The log of the member with this superblock, if it has one.
+    pub(super) fn of(sb: &Superblock) -> Option<LogPlace> {
+        let area = sb.ppl_area()?;
+        let ring = Ring { length: area.length, multiple: sb.features.contains(Features::MULTIPLE_PPLS) };
+        Some(LogPlace { at: area.start, ring })
+    }
+}
+
+/// The log of an LU that is open for writing, and the partial parity that gathers for the next record of each
+/// slot.
+pub(super) struct Book {
+    pub log: Log,
+    pub set: Uuid,
+    gathered: Vec<Vec<u8>>,
+}
+
+impl Book {
+    /// For `slots` members whose smallest log takes `most_parity` bytes. `generation` is that of the newest
+    /// header.
+    pub(super) fn new(set: Uuid, slots: u16, most_parity: u32, generation: u64) -> Book {
+        let gathered = (0..slots).map(|_| Vec::with_capacity(most_parity as usize)).collect();
+        Book { log: Log::new(slots, most_parity, generation), set, gathered }
+    }
+
+    /// A write with `parity` bytes of partial parity joins; see [`Log::join`].
+    pub(super) fn join(
+        &mut self,
+        queue: QueueId,
+        slot: Slot,
+        entries: &mut dyn ExactSizeIterator<Item = (Entry, Option<&[u8]>)>,
+        parity: u32,
+    ) -> Option<u64> {
+        let (number, from) = self.log.join(queue, slot, entries.len(), parity)?;
+        // What is behind belongs to a group that was never written.
+        self.gathered[slot.index()].truncate(from as usize);
+        for (mut entry, bytes) in entries {
+            if let Some(bytes) = bytes {
+                entry.checksum = ppl::crc32c(bytes);
+                self.gathered[slot.index()].extend_from_slice(bytes);
+            }
+            self.log.push(slot, entry);
+        }
+        Some(number)
+    }
+
+    /// Puts the record begun with `generation` into `bytes`: header and partial parity.
+    pub(super) fn record(&mut self, slot: Slot, generation: u64, bytes: &mut [u8]) {
+        ppl::emit_into(bytes, self.set, generation, self.log.entries(slot));
+        let gathered = &mut self.gathered[slot.index()];
+        if let Some(behind) = bytes.get_mut(ppl::HEADER_BYTES..) {
+            let len = behind.len().min(gathered.len());
+            behind[..len].copy_from_slice(&gathered[..len]);
+        }
+        gathered.clear();
+    }
+}
+
+/// The newest record of a member's log, or why there is none; `None` if the member has no log.
+pub(super) fn newest(
+    io: &Blocking<&dyn Backend>,
+    disk: DiskId,
+    sb: &Superblock,
+) -> Option<Result<Found, String>> {
+    let LogPlace { at, ring } = LogPlace::of(sb)?;
+    let read = |from: Sectors, bytes: &mut [u8]| io.read_exact(disk, at + from, bytes);
+    Some(match Found::read(sb.set_uuid, ring.length, ring.multiple, read) {
+        Ok(found) => found.map_err(|flaw| flaw.to_string()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// Does with the log what starting an LU takes, before anything else is written or read.
+///
+/// Read only: what a replay would write is laid over `backend`. For writing: the replay is written and
+/// flushed; then, and only then, the logs of all members (`in_use`: active ones and spares) are made empty. A
+/// log is given generation 0, which vouches for nothing, while a resync has yet to come.
+pub(super) fn ready(
+    joined: &mut Joined,
+    backend: &mut Arc<dyn Backend>,
+    in_use: &[usize],
+    read_only: bool,
+) -> Result<Option<Book>> {
+    if !joined.view.logs {
+        return Ok(None);
+    }
+    if joined.replay.is_some() {
+        replay_all(joined, backend, read_only)?;
+    }
+    if read_only {
+        return Ok(None);
+    }
+    let io = Blocking::new(&**backend)?;
+    let logs = || joined.candidates.iter().filter_map(|c| c.log.as_ref()?.as_ref().ok());
+    let newest = logs().map(|found| found.header.generation).max().unwrap_or(0);
+    let in_sync = joined.view.synced_below == u64::MAX;
+    let generation = if in_sync { newest.saturating_add(1) } else { 0 };
+    let mut most = MOST_PARITY;
+    for &index in in_use {
+        let candidate = &joined.candidates[index];
+        let Ok(found) = &candidate.found else { continue };
+        let keeps = in_sync && matches!(candidate.log, Some(Ok(_)));
+        clear(&io, candidate.disk, &found.superblock, generation, keeps)?;
+        most = LogPlace::of(&found.superblock).map_or(most, |place| most.min(place.ring.most_parity()));
+    }
+    Ok(Some(Book::new(joined.facts().set_uuid, joined.geometry.slots(), most, generation)))
+}
+
+/// Repairs the parity of all rows the logs speak of, on disk or in an overlay.
+fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bool) -> Result<()> {
+    let io = Blocking::new(&**backend)?;
+    let place = |slot: Slot| {
+        let candidate = &joined.candidates[joined.slots.get(slot.index()).copied().flatten()?];
+        Some((candidate.disk, candidate.found.as_ref().ok()?.superblock.data_offset))
+    };
+    let (mut patch, mut outcome) = (Patch::new(), Outcome::default());
+    for slot in (0..joined.geometry.slots()).map(Slot) {
+        let log = joined.slots[slot.index()].and_then(|index| joined.candidates[index].log.as_ref());
+        let Some(Ok(found)) = log else { continue };
+        for repair in recovery::repairs(&joined.geometry, slot, found).0 {
+            let read = |slot: Slot, at: MemberLba, bytes: &mut [u8]| {
+                place(slot)
+                    .is_some_and(|(disk, start)| io.read_exact(disk, start + Sectors(at.0), bytes).is_ok())
+            };
+            let write = |slot: Slot, at: MemberLba, bytes: &[u8]| match place(slot) {
+                Some((disk, start)) if read_only => {
+                    patch.put(disk, start + Sectors(at.0), bytes);
+                    let full = patch.len() > MOST_PATCHED;
+                    let text =
+                        "its partial parity log speaks of too much to be looked at: open it for writing";
+                    if full { Err(Error::new(ErrorKind::CannotStart, text)) } else { Ok(()) }
+                }
+                Some((disk, start)) => io.write_exact(disk, start + Sectors(at.0), bytes, false),
+                None => Ok(()),
+            };
+            let one = repair.run(&joined.geometry, &joined.view, read, write)?;
+            outcome.unreadable += one.unreadable;
+        }
+    }
+    if !read_only {
+        let slots = (0..joined.geometry.slots()).map(Slot);
+        slots.filter_map(place).try_for_each(|(disk, _)| io.flush(disk))?;
+    }
+    drop(io);
+    // Rows that could not be judged. With a member missing nothing but what cannot be read depends on their
+    // parity.
+    if outcome.unreadable > 0 && joined.incomplete().is_empty() {
+        joined.view.synced_below = 0;
+    }
+    if !patch.is_empty() {
+        *backend = Arc::new(Overlay::new(backend.clone(), patch));
+    }
+    Ok(())
+}
+
+/// Most sectors an overlay holds: 128 MiB.
+const MOST_PATCHED: usize = 1 << 18;
+
+/// Makes a member's log an empty one of this `generation`. With `keeps`, what it held is whole until then: it
+/// is overwritten by the empty header first, which ends every walk, for what lies behind is older.
+pub(super) fn clear(
+    io: &Blocking<&dyn Backend>,
+    disk: DiskId,
+    sb: &Superblock,
+    generation: u64,
+    keeps: bool,
+) -> Result<()> {
+    let Some(area) = sb.ppl_area() else { return Ok(()) };
+    let header = ppl::Header { generation, entries: Vec::new() }.emit(sb.set_uuid);
+    let rest = Area::new(area.start + ppl::HEADER, area.length - ppl::HEADER);
+    if keeps {
+        io.write_exact(disk, area.start, &header, true)?;
+        io.flush(disk)?;
+        fill_area(io, disk, rest, 0)?;
+    } else {
+        fill_area(io, disk, area, 0)?;
+        io.flush(disk)?;
+        io.write_exact(disk, area.start, &header, true)?;
+    }
+    io.flush(disk)
+}
