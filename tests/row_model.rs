@@ -231,7 +231,7 @@ impl Port for World {
         Some(number)
     }
 
-    fn log_write(&mut self, tag: u64, slot: Slot) -> Holder {
+    fn log_write(&mut self, tag: u64, slot: Slot, _: Option<u64>) -> Holder {
         assert_eq!(slot.index(), P);
         let holder = self.holder(slot);
         let multiple = !matches!(self.variant, Variant::ReusedEarly | Variant::Right { multiple: false });

@@ -13,7 +13,7 @@ type Finding = (usize, String);
 
 /// Modules by floor, lowest first. A module imports from floors below its own and from itself.
 const FLOORS: &[&[&str]] = &[
-    &["units", "error"],
+    &["units", "error", "planted"],
     &["geometry", "parity", "format"],
     &["plan"],
     &["engine", "recovery"],

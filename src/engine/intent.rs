@@ -259,6 +259,8 @@ mod tests {
                     bits[region as usize].store(true, SeqCst);
                     map.mark(region);
                 });
+                // The writers shall have a chance between the two, on however few processors.
+                std::thread::yield_now();
                 for region in 0..4 {
                     if map.try_unmark(region, true) && !map.is_wanted(region) {
                         bits[region as usize].store(false, SeqCst);

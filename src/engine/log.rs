@@ -31,6 +31,7 @@ use alloc::vec::Vec;
 
 use super::{Holder, QueueId};
 use crate::format::ppl::{Entry, HEADER, MAX_ENTRIES};
+use crate::planted::{Bug, planted};
 use crate::units::{SECTOR, Sectors, Slot, SlotSet};
 
 /// Most bytes of partial parity in one record.
@@ -278,6 +279,9 @@ impl Log {
         if group.writes == 0 || record.busy || record.writes > 0 || self.unsynced.writes > 0 {
             return Step::Wait;
         }
+        if planted(Bug::LogReusedEarly) {
+            return Step::Write;
+        }
         let mut clean = true;
         for slot in record.unflushed.iter().chain(self.unsynced.unflushed.iter()) {
             let flushing = &mut self.flushing[slot.index()];
@@ -293,7 +297,8 @@ impl Log {
     /// Begins the record of `slot`, which [`Log::step`] asked for; `holder` fills the slot now and has this
     /// `ring`. Its [entries](Log::entries) are fixed from here on, and a new group gathers.
     pub fn begin(&mut self, slot: Slot, holder: Holder, ring: Ring) -> Begun {
-        debug_assert!(self.members[slot.index()].record.unflushed.is_empty(), "a live record");
+        let flushed = self.members[slot.index()].record.unflushed.is_empty();
+        debug_assert!(flushed || planted(Bug::LogReusedEarly), "a live record");
         let parity = self.close_group(slot, holder);
         let member = &mut self.members[slot.index()];
         let length = HEADER.0 + u64::from(parity) / SECTOR;

@@ -11,6 +11,7 @@ use super::{
 use crate::format::ppl::{Entry, MAX_ENTRIES};
 use crate::geometry::Geometry;
 use crate::plan::{self, Base, Buf, Fault, Fold, Heal, LogPart, Piece, Plan, Presence, Rows, View, Want};
+use crate::planted::{Bug, planted};
 use crate::units::{Lba, SECTOR, Sectors, Slot, Stripe};
 
 /// Most pieces in one band.
@@ -59,6 +60,8 @@ pub struct Engine {
     logging: Vec<u32>,
     /// By slot: whom the log's write and its flush under way went to, and the flush's stamp.
     log_flights: Vec<(Holder, Holder, u64)>,
+    /// By slot: writes of its record still under way, and whether its own disk has taken it.
+    log_parts: Vec<(u8, bool)>,
     log_flying: usize,
     /// Flushes for the log that failed, until the failure is durable.
     log_unflushed: Vec<(Slot, Holder, u64)>,
@@ -128,6 +131,8 @@ struct Op {
     reading_edges: bool,
     plan: Plan,
     faults: Vec<Fault>,
+    /// The epoch in which what could not be read was given a second chance.
+    looked_again: Option<u64>,
     fault_seen: bool,
     /// The log is to be told of it.
     told: bool,
@@ -173,6 +178,7 @@ impl Op {
             reading_edges: false,
             plan: Plan::with_room_for_pieces(cells, MAX_PIECES),
             faults: Vec::with_capacity(4),
+            looked_again: None,
             fault_seen: false,
             told: false,
             in_sync: false,
@@ -202,6 +208,7 @@ impl Op {
         self.aside.clear();
         self.fill = Rows::default();
         self.faults.clear();
+        self.looked_again = None;
         self.fua = false;
         self.restart();
     }
@@ -286,6 +293,22 @@ impl Op {
         true
     }
 
+    /// What could not be read once may have been written again since, before another member failed: before it is called
+    /// lost it is read once more. False if that has been done in this epoch, or nothing failed.
+    fn look_again(&mut self, epoch: u64) -> bool {
+        if self.faults.is_empty() || self.kind == Kind::Fill || self.looked_again == Some(epoch) {
+            return false;
+        }
+        self.faults.clear();
+        self.looked_again = Some(epoch);
+        true
+    }
+
+    /// Never, but for a planted bug: a repair.
+    fn goes_unlocked(&self) -> bool {
+        planted(Bug::RepairWithoutLock) && self.kind == Kind::Fill && !self.faults.is_empty()
+    }
+
     /// Writes failed and nothing stands in for who failed: what there is now, old or new or neither, must not be used to
     /// make up for what others lost. Once these rows are on record as bad, nobody does.
     fn note_torn_rows(&mut self, port: &mut impl Port) {
@@ -334,6 +357,7 @@ impl Engine {
             holding: Vec::with_capacity(limits.bands),
             logging: Vec::with_capacity(limits.bands),
             log_flights: alloc::vec![(Holder(0), Holder(0), 0); 2 * slots],
+            log_parts: alloc::vec![(0, true); slots],
             log_flying: 0,
             log_unflushed: Vec::new(),
             replies: VecDeque::with_capacity(limits.requests),
@@ -407,8 +431,12 @@ impl Engine {
                 let slot = if op.kind == Kind::Flush { Slot(io as u16) } else { op.plan.scatter[io].slot };
                 self.busy[slot.index()] -= 1;
                 let failure = (slot, op.holders[io]);
+                let ok = ok || (op.kind == Kind::Flush && planted(Bug::FlushRetried));
                 if !ok && !op.failed.contains(&failure) {
                     op.failed.push(failure);
+                }
+                if !ok && op.kind == Kind::Flush {
+                    self.shared.note_unflushed(slot, failure.1);
                 }
                 if !ok {
                     op.failed_writes.push(io as u32);
@@ -623,7 +651,7 @@ impl Engine {
                 if op.seen.is_none() {
                     return false;
                 }
-            } else if !op.locked {
+            } else if !op.locked && !op.goes_unlocked() {
                 if !self.shared.locks.try_lock(op.stripe, op.mask) {
                     return false;
                 }
@@ -653,7 +681,8 @@ impl Engine {
                 op.regions = map.begin(regions).then_some(regions);
             }
         }
-        let ready = marked && op.regions.is_some() == self.shared.intent().is_some();
+        let all_set = op.regions.is_some() == self.shared.intent().is_some() || planted(Bug::BitSetLate);
+        let ready = marked && all_set;
         if !ready {
             op.state = State::Intent;
         }
@@ -684,7 +713,7 @@ impl Engine {
         };
         let leg = least_busy(&map, &self.busy);
         if let Err(lost) = plan::plan(&map, &self.view, &op.faults, leg, want, &mut op.plan) {
-            if op.set_others_aside() {
+            if op.look_again(self.view.epoch) || op.set_others_aside() {
                 return self.plan_and_gather(index, port);
             }
             op.trouble = Some(lost.into());
@@ -803,6 +832,16 @@ impl Engine {
     /// good now, until that is on record.
     fn scattered(&mut self, index: usize, port: &mut impl Port) {
         let op = &mut self.ops[index];
+        if op.kind == Kind::Flush && !planted(Bug::FlushRetried) {
+            // What another queue was told counts here, too.
+            for number in (0..2 * self.geometry.slots()).map(Slot) {
+                let failure = (number, port.holder(number));
+                let there = self.view.device(number).is_some_and(|m| m.presence != Presence::Missing);
+                if there && self.shared.is_unflushed(failure.1) && !op.failed.contains(&failure) {
+                    op.failed.push(failure);
+                }
+            }
+        }
         let heals = if op.kind == Kind::Write { &op.plan.heals[..] } else { &[] };
         if op.failed.is_empty() && op.kind == Kind::Flush && self.view.logs {
             let (stamp, slots) = (op.stamp, 2 * self.geometry.slots());
@@ -813,6 +852,9 @@ impl Engine {
         }
         for &(slot, holder) in &op.failed {
             port.member_failed(slot, holder);
+        }
+        if planted(Bug::AckBeforeFailureDurable) {
+            return self.finish(index, port);
         }
         let well = |heal: &&Heal| op.failed.iter().all(|&(slot, _)| slot != heal.slot);
         for heal in heals.iter().filter(well) {
@@ -838,10 +880,20 @@ impl Engine {
         while let Some(&index) = self.holding.get(i) {
             let op = &mut self.ops[index as usize];
             // Somebody else in the slot, or nobody: the failure of the one before is on record.
-            op.failed.retain(|&(slot, holder)| {
-                self.view.device(slot).is_some_and(|member| member.presence != Presence::Missing)
-                    && port.holder(slot) == holder
-            });
+            let fills = |number: Slot, holder: Holder| {
+                let device = self.view.device(number);
+                device.is_some_and(|member| member.presence != Presence::Missing)
+                    && port.holder(number) == holder
+            };
+            for failure in &mut op.failed {
+                // Who was to replace another may have taken over since.
+                if let Some(slot) = failure.0.0.checked_sub(self.geometry.slots()).map(Slot)
+                    && fills(slot, failure.1)
+                {
+                    failure.0 = slot;
+                }
+            }
+            op.failed.retain(|&(slot, holder)| fills(slot, holder));
             // Without a disk that only replaces another nothing is lost.
             let loses = |slot: Slot| {
                 slot.0 < self.geometry.slots() && !self.geometry.tolerates(&incomplete.with(slot))
@@ -886,7 +938,8 @@ impl Engine {
         let tag = tag(index, op.life);
         for (slot, member) in self.view.devices().enumerate() {
             let mut holder = Holder(u32::MAX);
-            if member.presence != Presence::Missing {
+            let skipped = planted(Bug::FlushSkipsIdle) && self.busy[slot] == 0;
+            if member.presence != Presence::Missing && !skipped {
                 op.left += 1;
                 self.busy[slot] += 1;
                 holder = port.flush(tag | slot as u64, Slot(slot as u16));
@@ -1021,9 +1074,19 @@ impl Engine {
                 // Nobody is there who could forget.
                 Some(Step::Flush(other, stamp)) => end_log_flush(other, stamp, port),
                 Some(Step::Write) => {
-                    let holder = port.log_write(tag(LOG_WRITE, 0) | u64::from(slot.0), slot);
+                    // Who is to replace the slot's disk has its log, too, when it takes over.
+                    let second = self.view.replacement(slot).map(|(number, _)| number);
+                    let second = second.filter(|&number| there(self, number));
+                    let copy = second.map(|number| tag(LOG_WRITE, 0) | u64::from(number.0));
+                    let holder = port.log_write(tag(LOG_WRITE, 0) | u64::from(slot.0), slot, copy);
                     self.log_flights[slot.index()].0 = holder;
+                    self.log_parts[slot.index()] = (1, true);
                     self.log_flying += 1;
+                    if let Some(number) = second {
+                        self.log_flights[number.index()].0 = port.holder(number);
+                        self.log_parts[slot.index()].0 += 1;
+                        self.log_flying += 1;
+                    }
                 }
             }
         }
@@ -1036,9 +1099,18 @@ impl Engine {
         let holder = if what == LOG_WRITE { writer } else { flusher };
         if !ok {
             port.member_failed(slot, holder);
+            if what == LOG_FLUSH {
+                self.shared.note_unflushed(slot, holder);
+            }
         }
         if what == LOG_WRITE {
-            if port.log(|log| log.written(slot, ok)) == Some(true) {
+            let own = Slot(slot.0 % self.geometry.slots());
+            let (left, good) = &mut self.log_parts[own.index()];
+            *left -= 1;
+            // A copy that failed is a replacement that fails.
+            *good &= ok || slot != own;
+            let (left, good) = (*left, *good);
+            if left == 0 && port.log(|log| log.written(own, good)) == Some(true) {
                 port.wake_others();
             }
         } else if ok {

@@ -3,9 +3,11 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use super::Holder;
 use super::intent::IntentMap;
 use super::locks::RowLocks;
 use crate::geometry::Geometry;
+use crate::units::Slot;
 
 /// State shared by all queues of one LU and its keeper.
 pub struct Shared {
@@ -22,6 +24,8 @@ pub struct Shared {
     flush_lost: AtomicBool,
     /// Superblocks cannot be written where it matters: no more promises can be made.
     broken: AtomicBool,
+    /// By number: the disk that did not flush, plus one, until another one does not; 0: none.
+    unflushed: Vec<AtomicU64>,
     gates: Vec<Gate>,
 }
 
@@ -49,6 +53,7 @@ impl Shared {
             intent: None,
             flush_lost: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            unflushed: (0..2 * geometry.slots()).map(|_| AtomicU64::new(0)).collect(),
             gates: (0..queues).map(|_| Gate::default()).collect(),
         }
     }
@@ -132,6 +137,24 @@ impl Shared {
     }
 
     // --- flush ----------------------------------------------------------------------------------------------------
+
+    /// A flush failed. What it was to make durable is gone, and only whoever asked is told: later flushes of the same disk
+    /// may well succeed. They must not count before the failure is on record.
+    pub fn note_unflushed(&self, number: Slot, holder: Holder) {
+        self.unflushed[number.index()].store(u64::from(holder.0) + 1, SeqCst);
+    }
+
+    /// Has a flush of this disk failed, whatever number it went by?
+    pub fn is_unflushed(&self, holder: Holder) -> bool {
+        self.unflushed.iter().any(|unflushed| unflushed.load(SeqCst) == u64::from(holder.0) + 1)
+    }
+
+    /// The disk has been taken out and is a member anew.
+    pub fn forgive(&self, holder: Holder) {
+        for unflushed in &self.unflushed {
+            let _ = unflushed.compare_exchange(u64::from(holder.0) + 1, 0, SeqCst, SeqCst);
+        }
+    }
 
     /// A flush failed where nothing stands in for the member.
     pub fn set_flush_lost(&self) {

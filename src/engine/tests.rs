@@ -573,7 +573,8 @@ impl Port for Side<'_> {
         Some(number)
     }
 
-    fn log_write(&mut self, tag: u64, slot: Slot) -> Holder {
+    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Holder {
+        assert_eq!(copy, None, "nobody is replaced here");
         let ring = Ring { length: Sectors(64), multiple: true };
         let holder = self.holder(slot);
         let Some(log) = &mut self.world.log else { return holder };

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use crate::disk::{Access as Claim, Backend, Blocking, DiskId, FileDisk, claim};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::badblocks::BadBlocks;
-use crate::format::superblock::{Features, Found, Minor, Role, SLOT_BYTES, Superblock};
+use crate::format::superblock::{Features, Found, Minor, Role, SLOT_BYTES, Superblock, Uuid};
 use crate::units::{DiskLba, Sectors, Slot};
 
 use super::Lu;
 use super::assemble::Fate;
 use super::bitmap;
-use super::board::{Change, What, lock};
+use super::board::{Board, Change, What, lock};
 use super::create::{fill_area, random_uuid, signatures, wipe_superblocks};
-use super::keeper::Now;
+use super::machine::Origin;
 use super::members::Member;
 use super::open::read_found;
 use super::status::Row;
@@ -86,19 +86,7 @@ impl Lu {
             Fate::Spare | Fate::Aside(..) => {}
         }
         self.change(What::Forget(row.disk))?;
-        if row.fate == Fate::Spare {
-            let io = Blocking::new(&*self.board.backend)?;
-            let size = self.board.backend.info(row.disk).size;
-            for at in Minor::ALL.into_iter().filter_map(|minor| minor.offset(size)) {
-                let mut slot = vec![0; SLOT_BYTES];
-                let ours = io.read_exact(row.disk, at, &mut slot).is_ok() && is_of(&slot, size, self.uuid());
-                if ours {
-                    io.write_exact(row.disk, at, &[0; SLOT_BYTES], true)?;
-                }
-            }
-        }
-        // Nobody keeps it open from now on: it may be pulled, or used for something else.
-        self.board.each_cell(|cell| cell.detach(row.disk));
+        self.board.release(&row, self.uuid())?;
         self.files.remove(row.disk);
         Ok(())
     }
@@ -119,7 +107,7 @@ impl Lu {
         if !self.board.geometry.is_redundant() {
             return usage(format!("{} has no use for another disk", self.board.geometry.level()));
         }
-        let (model, model_disk) = self.model()?;
+        let (model, model_disk) = self.board.model()?;
         let known = self.row(path).ok();
         let id = match known {
             Some(Row { fate: Fate::Aside(..), disk, .. }) => {
@@ -135,7 +123,7 @@ impl Lu {
                     return Err(Error::new(ErrorKind::Busy, format!("{} is in use: {user}", path.display())));
                 }
                 let opened = FileDisk::open(path, Claim::Exclusive)?;
-                self.check_fit(&opened.info().name, opened.size(), opened.info().block, &model)?;
+                self.board.check_fit(&opened.info().name, opened.size(), opened.info().block, &model)?;
                 let id = files.add(opened)?;
                 if let Some(opened) = files.disk(id) {
                     self.refuse_losing(&opened, id, overwrite).inspect_err(|_| drop(files.remove(id)))?;
@@ -144,11 +132,12 @@ impl Lu {
             }
         };
         let info = self.board.backend.info(id);
-        self.check_fit(&info.name, info.size, info.block, &model)?;
+        self.board.check_fit(&info.name, info.size, info.block, &model)?;
         if self.come_back(id, &model)? {
             return Ok(());
         }
-        let member = self.prepare(id, &model, model_disk)?;
+        let mut uuid = random_uuid;
+        let member = self.board.prepare(id, &model, model_disk, &mut Origin::system(&mut uuid))?;
         self.change(What::Join(Box::new(member)))
     }
 
@@ -188,7 +177,7 @@ impl Lu {
     /// Refuses to write over what is recognised on `disk`, unless that is this LU's own or `overwrite` says so.
     fn refuse_losing(&self, disk: &FileDisk, id: DiskId, overwrite: bool) -> Result<()> {
         let is_ours = |found: Found| found.superblock.set_uuid == self.uuid();
-        if overwrite || self.superblock_on(id).is_some_and(is_ours) {
+        if overwrite || self.board.superblock_on(id).is_some_and(is_ours) {
             return Ok(());
         }
         let found = signatures(disk)?;
@@ -199,9 +188,63 @@ impl Lu {
         Err(Error::new(ErrorKind::Refused, text))
     }
 
-    /// A member in sync, whose layout a new one copies.
-    fn model(&self) -> Result<(Superblock, DiskId)> {
+    pub(super) fn change(&self, what: What) -> Result<()> {
+        let no_answer = |_| Error::new(ErrorKind::Busy, "the change did not get on");
+        self.board.ask(what).recv_timeout(PATIENCE).map_err(no_answer)?
+    }
+
+    /// The disk by whatever path it is named.
+    fn row(&self, path: &Path) -> Result<Row> {
         let rows = lock(&self.board.roster).clone();
+        if let Some(row) = rows.iter().find(|row| Path::new(&row.name) == path) {
+            return Ok(row.clone());
+        }
+        let wanted = FileDisk::open(path, Claim::Look)?.identity();
+        let same = |row: &&Row| {
+            let disk = self.files.disk(row.disk);
+            disk.is_some_and(|disk| disk.identity() == wanted)
+        };
+        rows.iter().find(same).cloned().ok_or_else(|| {
+            let text = format!("{} is no member of LU {}", path.display(), self.name());
+            Error::new(ErrorKind::NotFound, text)
+        })
+    }
+
+    fn writable(&self) -> Result<()> {
+        super::refuse_read_only(&self.board)
+    }
+}
+
+/// What changes of membership need, whatever the disks are.
+impl Board {
+    /// Asks the keeper for a change; the answer comes when it is on disk.
+    pub(super) fn ask(&self, what: What) -> mpsc::Receiver<Result<()>> {
+        let (done, ended) = mpsc::channel();
+        self.tell_keeper(|inbox| inbox.changes.push(Change { what, done }));
+        ended
+    }
+
+    /// Lets go of a disk that is no member of LU `uuid` any more. What was a spare is not taken for one again.
+    pub(super) fn release(&self, row: &Row, uuid: Uuid) -> Result<()> {
+        if row.fate == Fate::Spare {
+            let io = Blocking::new(&*self.backend)?;
+            let size = self.backend.info(row.disk).size;
+            for at in Minor::ALL.into_iter().filter_map(|minor| minor.offset(size)) {
+                let mut slot = vec![0; SLOT_BYTES];
+                let ours = io.read_exact(row.disk, at, &mut slot).is_ok() && is_of(&slot, size, uuid);
+                if ours {
+                    io.write_exact(row.disk, at, &[0; SLOT_BYTES], true)?;
+                }
+            }
+        }
+        // Nobody keeps it open from now on: it may be pulled, or used for something else.
+        self.each_cell(|cell| cell.detach(row.disk));
+        Ok(())
+    }
+
+    /// A member in sync, whose layout a new one copies.
+    pub(super) fn model(&self) -> Result<(Superblock, DiskId)> {
+        let rows = lock(&self.roster).clone();
         for row in rows.iter().filter(|row| matches!(row.fate, Fate::Active(_))) {
             if let Some(found) = self.superblock_on(row.disk) {
                 return Ok((found.superblock, row.disk));
@@ -211,14 +254,13 @@ impl Lu {
     }
 
     fn superblock_on(&self, disk: DiskId) -> Option<Found> {
-        let io = Blocking::new(&*self.board.backend).ok()?;
-        read_found(&io, disk, self.board.backend.info(disk).size).ok()
+        let io = Blocking::new(&*self.backend).ok()?;
+        read_found(&io, disk, self.backend.info(disk).size).ok()
     }
 
-    fn check_fit(&self, name: &str, size: Sectors, block: u32, model: &Superblock) -> Result<()> {
-        if block > self.board.block {
-            let text =
-                format!("{name} has blocks of {block} bytes; the LU serves blocks of {}", self.board.block);
+    pub(super) fn check_fit(&self, name: &str, size: Sectors, block: u32, model: &Superblock) -> Result<()> {
+        if block > self.block {
+            let text = format!("{name} has blocks of {block} bytes; the LU serves blocks of {}", self.block);
             return Err(Error::new(ErrorKind::Usage, text));
         }
         let room = data_room(size, model);
@@ -235,8 +277,14 @@ impl Lu {
     }
 
     /// Writes what a new member needs besides its superblock, which the keeper writes.
-    fn prepare(&self, id: DiskId, model: &Superblock, model_disk: DiskId) -> Result<Member> {
-        let info = self.board.backend.info(id);
+    pub(super) fn prepare(
+        &self,
+        id: DiskId,
+        model: &Superblock,
+        model_disk: DiskId,
+        origin: &mut Origin<'_>,
+    ) -> Result<Member> {
+        let info = self.backend.info(id);
         let size = info.size;
         let before = self.superblock_on(id).map(|found| found.superblock);
         let returning = before.filter(|sb| sb.set_uuid == model.set_uuid);
@@ -252,10 +300,10 @@ impl Lu {
             corrected_reads: 0,
             device_uuid: match returning {
                 Some(sb) => sb.device_uuid,
-                None => random_uuid()?,
+                None => (origin.uuid)()?,
             },
             devflags: 0,
-            utime: Now::read().wall,
+            utime: origin.wall,
             ..model.clone()
         };
         let temporary = Features::RECOVERY_OFFSET
@@ -263,7 +311,7 @@ impl Lu {
             .with(Features::REPLACEMENT)
             .with(Features::RECOVERY_BITMAP);
         superblock.features = superblock.features.without(temporary);
-        let io = Blocking::new(&*self.board.backend)?;
+        let io = Blocking::new(&*self.backend)?;
         // A superblock left at another place could be taken for the member's own later.
         wipe_superblocks(&io, id, superblock.minor, size)?;
         self.clear_gap(&io, id, &superblock)?;
@@ -298,7 +346,7 @@ impl Lu {
 
     /// A number in the table of roles: its own if it had one that nobody else has, else the first free one.
     fn free_number(&self, id: DiskId, returning: Option<&Superblock>, model: &Superblock) -> Result<u32> {
-        let rows = lock(&self.board.roster);
+        let rows = lock(&self.roster);
         let taken = |number: u32| rows.iter().any(|row| row.disk != id && row.dev_number == Some(number));
         let unused = |number: &u32| {
             let role = model.role_of(*number);
@@ -311,34 +359,6 @@ impl Lu {
             first_fresh.or_else(|| free.next())
         })
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the superblocks have no room for another member"))
-    }
-
-    pub(super) fn change(&self, what: What) -> Result<()> {
-        let (done, ended) = mpsc::channel();
-        self.board.tell_keeper(|inbox| inbox.changes.push(Change { what, done }));
-        let no_answer = |_| Error::new(ErrorKind::Busy, "the change did not get on");
-        ended.recv_timeout(PATIENCE).map_err(no_answer)?
-    }
-
-    /// The disk by whatever path it is named.
-    fn row(&self, path: &Path) -> Result<Row> {
-        let rows = lock(&self.board.roster).clone();
-        if let Some(row) = rows.iter().find(|row| Path::new(&row.name) == path) {
-            return Ok(row.clone());
-        }
-        let wanted = FileDisk::open(path, Claim::Look)?.identity();
-        let same = |row: &&Row| {
-            let disk = self.files.disk(row.disk);
-            disk.is_some_and(|disk| disk.identity() == wanted)
-        };
-        rows.iter().find(same).cloned().ok_or_else(|| {
-            let text = format!("{} is no member of LU {}", path.display(), self.name());
-            Error::new(ErrorKind::NotFound, text)
-        })
-    }
-
-    fn writable(&self) -> Result<()> {
-        super::refuse_read_only(&self.board)
     }
 }
 
@@ -355,7 +375,7 @@ fn data_room(size: Sectors, model: &Superblock) -> Sectors {
     Sectors(end.saturating_sub(model.data_offset.0))
 }
 
-fn is_of(slot: &[u8], size: Sectors, set: crate::format::superblock::Uuid) -> bool {
+fn is_of(slot: &[u8], size: Sectors, set: Uuid) -> bool {
     Minor::ALL
         .into_iter()
         .any(|minor| Superblock::parse(slot, minor, size).is_ok_and(|sb| sb.set_uuid == set))

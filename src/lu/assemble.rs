@@ -4,7 +4,8 @@
 //!
 //! - The *freshest* superblock is the one with the highest event count among members with a slot of their
 //!   own, of equal ones the one written last, in whatever order they are offered; what concerns the whole LU
-//!   is taken from it. Spares never are the freshest.
+//!   is taken from it. Spares never are the freshest, nor is one of several equals that another of them calls
+//!   faulty: a round cut short may have left it one event ahead, and the failure of it have made up for that.
 //! - A member two or more events behind it is stale: it missed writes. One behind is tolerated (an update was cut short), and
 //!   then the freshest superblock says what its role is.
 //! - Of two members that claim one slot the one with more events has it. With equally many they are refused,
@@ -24,6 +25,7 @@ use crate::format::badblocks::BadBlocks;
 use crate::format::superblock::{Features, Found, Role, Superblock, Time, Uuid, WRITE_MOSTLY};
 use crate::geometry::{Geometry, Shape};
 use crate::plan::{Member as MemberView, Presence, View};
+use crate::planted::{Bug, planted};
 use crate::recovery::replay;
 use crate::units::{Level, MemberLba, Sectors, Slot, SlotSet};
 
@@ -91,6 +93,8 @@ pub(super) struct Joined {
     pub replay: Option<Vec<String>>,
     /// Why it must not be started as it is.
     pub refusal: Option<Error>,
+    /// What was allowed.
+    allow: Allow,
 }
 
 impl Joined {
@@ -107,6 +111,29 @@ impl Joined {
         });
         let bitmap = self.bitmap.iter().flat_map(|bitmap| bitmap.warnings.iter().cloned());
         aside.chain(bitmap).collect()
+    }
+
+    /// The candidates that are read and written.
+    pub(super) fn in_use(&self) -> Vec<usize> {
+        let used = |fate: &Fate| matches!(fate, Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
+        (0..self.candidates.len()).filter(|&index| used(&self.fates[index])).collect()
+    }
+
+    /// A candidate failed before the LU was open: it is assembled as if that one had not been offered.
+    ///
+    /// # Errors
+    /// `error` again, if it cannot be spared.
+    pub(super) fn give_up(&mut self, index: usize, error: Error) -> Result<()> {
+        let set = self.facts().set_uuid;
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates[index].found = Err(Error::new(error.kind(), error.to_string()));
+        match join(candidates, set, &self.allow) {
+            Ok(joined) if joined.refusal.is_none() => {
+                *self = joined;
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     /// Slots that hold no data, wholly or in part.
@@ -249,15 +276,23 @@ fn outdone(candidates: &[Candidate], kept: usize, left: usize, slot: Slot) -> St
 }
 
 fn freshest(candidates: &[Candidate], fates: &[Option<Fate>], allow: &Allow) -> Result<usize> {
-    let mut best: Option<((u64, Time), usize)> = None;
-    for (i, candidate) in candidates.iter().enumerate().filter(|&(i, _)| fates[i].is_none()) {
-        let Some(sb) = superblock(candidate) else { continue };
-        let counts = matches!(sb.my_role(), Role::Active(_)) && !sb.features.contains(Features::REPLACEMENT);
-        let age = (sb.events, sb.utime);
-        if !counts || best.is_some_and(|(other, _)| age < other) {
-            continue;
-        }
+    let counts = |&(i, sb): &(usize, &Superblock)| {
+        let holds_data =
+            matches!(sb.my_role(), Role::Active(_)) && !sb.features.contains(Features::REPLACEMENT);
+        fates[i].is_none() && holds_data
+    };
+    let all: Vec<(usize, &Superblock)> =
+        (0..candidates.len()).filter_map(|i| Some((i, superblock(&candidates[i])?))).filter(counts).collect();
+    let accuses = |sb: &Superblock, other: &Superblock| sb.role_of(other.dev_number) == Role::Faulty;
+    // One that its equals failed, and that knows nothing of it: it was one ahead, and the failure made up for that.
+    let failed = |sb: &Superblock| {
+        all.iter().any(|(_, other)| other.events == sb.events && accuses(other, sb) && !accuses(sb, other))
+    };
+    let mut best: Option<((u64, bool, Time), usize)> = None;
+    for &(i, sb) in &all {
+        let age = (sb.events, !failed(sb), sb.utime);
         match best {
+            Some((other, _)) if age < other => {}
             Some((other, index)) if age == other => {
                 let facts = superblock(&candidates[index]).expect("chosen for it");
                 let forced = [i, index].iter().any(|&i| allow.stale.contains(&candidates[i].disk));
@@ -323,7 +358,10 @@ pub(super) fn judge(
             // It was taking over when the round was cut that says so: it has the slot, and nothing of it.
             Role::Spare if matches!(told, Role::Active(_)) && sb.events.saturating_add(1) == facts.events => {
                 let Role::Active(slot) = told else { return Fate::Spare };
-                Fate::Active(slot)
+                // Where another has the slot too it was to replace that one.
+                let others = (0u32..).zip(&facts.roles).filter(|&(number, _)| number != sb.dev_number);
+                let shared = others.into_iter().any(|(_, &role)| role == slot.0);
+                if shared { Fate::Replacement(slot) } else { Fate::Active(slot) }
             }
             // Its number may have been given to somebody else since it was a spare.
             Role::Spare if told != Role::Spare => Fate::Aside(
@@ -346,7 +384,8 @@ pub(super) fn judge(
         );
         return Fate::Aside(MemberState::Stale, why);
     }
-    if sb.events.saturating_add(1) < facts.events {
+    let tolerated = if planted(Bug::StaleRuleOffByOne) { 2 } else { 1 };
+    if sb.events.saturating_add(tolerated) < facts.events {
         let why = format!("it missed writes: it is at event {}, {fresh_name} at {}", sb.events, facts.events);
         return Fate::Aside(MemberState::Stale, why);
     }
@@ -380,6 +419,13 @@ fn finish(
         let presence = match sb.my_role() {
             // Its superblock does not know yet that it has the slot.
             Role::Spare => Presence::Below(MemberLba(0)),
+            // All of it was copied; only the round that gives it the slot was cut short.
+            Role::Active(slot)
+                if sb.watermark().is_some_and(|mark| mark.0 >= geometry.member_used(slot).0)
+                    && slots.contains(&Some(index)) =>
+            {
+                Presence::Present
+            }
             // It was to replace the slot's disk, which had the log of what was in flight; it has none of that.
             _ if sb.features.contains(Features::REPLACEMENT)
                 && slots.contains(&Some(index))
@@ -427,41 +473,63 @@ fn finish(
         dirty,
         replay: None,
         refusal: None,
+        allow: allow.clone(),
     };
     // md stores 0 while writes are in flight; anything else is how far a resync of a clean LU is.
     if facts.features.has_ppl() && facts.resync_offset == Sectors(0) {
-        let flaws = log_flaws(&joined);
+        let mut flaws = log_flaws(&joined);
+        forgo_log(&mut joined, &mut flaws);
         if flaws.is_empty() {
             joined.view.synced_below = u64::MAX;
         }
-        joined.replay = Some(flaws);
+        joined.replay = Some(flaws.into_iter().map(|flaw| flaw.1).collect());
+        // A replay makes the rows agree on the disks that have the slots. What was in flight on one that is to replace another
+        // may be older or newer there: it is copied anew.
+        for second in joined.view.replacements.iter_mut().filter(|it| it.presence != Presence::Missing) {
+            second.presence = Presence::Below(MemberLba(0));
+        }
     }
     joined.refusal = refusal(&joined, facts, allow);
     ways_out::tell(&mut joined);
     Ok(joined)
 }
 
-/// Why replaying the partial parity logs would not bring all redundancy in sync; empty if it would.
-fn log_flaws(joined: &Joined) -> Vec<String> {
+/// Why replaying the partial parity logs would not bring all redundancy in sync, and in which slot; empty if it would.
+fn log_flaws(joined: &Joined) -> Vec<(Option<Slot>, String)> {
     let mut flaws = Vec::new();
     let mut vouched = false;
     for (slot, index) in joined.slots.iter().enumerate().filter_map(|(s, index)| Some((s, (*index)?))) {
+        let slot = Slot(slot as u16);
         let candidate = &joined.candidates[index];
         let name = &candidate.name;
         match &candidate.log {
             Some(Ok(found)) => {
                 vouched |= found.vouches();
-                let (_, wrong) = replay::repairs(&joined.geometry, Slot(slot as u16), found);
-                flaws.extend(wrong.iter().map(|flaw| format!("the log of {name}: {flaw}")));
+                let (_, wrong) = replay::repairs(&joined.geometry, slot, found);
+                flaws.extend(wrong.iter().map(|flaw| (Some(slot), format!("the log of {name}: {flaw}"))));
             }
-            Some(Err(why)) => flaws.push(format!("the log of {name}: {why}")),
-            None => flaws.push(format!("{name} has no log")),
+            Some(Err(why)) => flaws.push((Some(slot), format!("the log of {name}: {why}"))),
+            None => flaws.push((Some(slot), format!("{name} has no log"))),
         }
     }
     if flaws.is_empty() && !vouched {
-        flaws.push("the logs hold nothing, so they do not tell that redundancy was in sync".into());
+        flaws.push((None, "the logs hold nothing, so they do not tell that redundancy was in sync".into()));
     }
     flaws
+}
+
+/// A log is wanted for the parity on its own member. Where that is the only one half rebuilt it can do without its log: all
+/// data is on the others, and it is rebuilt from its beginning.
+fn forgo_log(joined: &mut Joined, flaws: &mut Vec<(Option<Slot>, String)>) {
+    let Some(slot) = flaws.first().and_then(|flaw| flaw.0) else { return };
+    let all_there = joined.candidates.iter().filter_map(|candidate| candidate.log.as_ref()?.as_ref().ok());
+    let vouched = all_there.into_iter().any(replay::Found::vouches);
+    let alone =
+        joined.incomplete() == [slot].into_iter().collect() && flaws.iter().all(|flaw| flaw.0 == Some(slot));
+    if alone && vouched && joined.geometry.tolerates(&joined.incomplete()) {
+        joined.view.members[slot.index()].presence = Presence::Below(MemberLba(0));
+        flaws.clear();
+    }
 }
 
 fn geometry_of(facts: &Superblock, slots: &[Option<usize>], candidates: &[Candidate]) -> Result<Geometry> {

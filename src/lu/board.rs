@@ -14,7 +14,7 @@ use crate::units::{DiskLba, Slot};
 
 use super::log::{Book, LogPlace};
 use super::members::Member;
-use super::queue::Cell;
+use super::queue::{Cell, SCRATCH};
 use super::status::{Row, Work};
 
 /// The view and where its slots are, at one epoch.
@@ -85,6 +85,8 @@ pub(super) struct Board {
     /// The LU's logical block, in bytes.
     pub block: u32,
     pub read_only: bool,
+    /// Bytes of scratch memory in each queue, at least.
+    pub scratch: usize,
     /// The partial parity log, while the LU is written and has one.
     pub log: Option<Mutex<Book>>,
     health: Mutex<Arc<Health>>,
@@ -103,6 +105,8 @@ pub(super) struct Board {
     /// Bytes of the LU that recovery could not give back: ranges in order, apart from each other.
     lost: Mutex<Vec<Range<u64>>>,
     closing: AtomicBool,
+    /// The disks are gone for good, as after a power cut: nothing under way will come to its end.
+    abandoned: AtomicBool,
     /// The keeper has nothing to do and was not told anything since.
     settled: AtomicBool,
 }
@@ -132,6 +136,7 @@ impl Board {
             kernels,
             block,
             read_only,
+            scratch: SCRATCH,
             log: log.map(Mutex::new),
             health: Mutex::new(Arc::new(health)),
             wakers: Mutex::default(),
@@ -145,6 +150,7 @@ impl Board {
             notes: Mutex::default(),
             lost: Mutex::default(),
             closing: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             settled: AtomicBool::new(false),
         }
     }
@@ -278,6 +284,16 @@ impl Board {
     /// No new requests from now on.
     pub(super) fn close(&self) {
         self.closing.store(true, SeqCst);
+    }
+
+    /// Nobody waits any more for what is under way.
+    #[cfg(feature = "sim")]
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, SeqCst);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(SeqCst)
     }
 
     pub(super) fn is_closing(&self) -> bool {

@@ -18,9 +18,9 @@ use crate::geometry::{self, Geometry, Layout, Shape, usable_component};
 use crate::units::{DiskLba, Level, MAX_SLOTS, SECTOR, Sectors, Slot, SlotSet};
 
 use super::Lu;
-use super::assemble::{Allow, join};
+use super::assemble::{Allow, Joined, join};
 use super::bitmap;
-use super::keeper::Now;
+use super::machine::Origin;
 use super::open::{Access, Through, read_candidates, start};
 
 /// Default chunk: 64 KiB.
@@ -252,7 +252,8 @@ impl Create {
         Ok(())
     }
 
-    fn make_on(&self, made: &mut Made) -> Result<Lu> {
+    /// Chunk and layout, checked.
+    fn shape(&self) -> Result<(Sectors, Layout)> {
         let has_chunk = geometry::has_chunk(self.level);
         let chunk = match self.chunk {
             Some(_) if !has_chunk => {
@@ -267,6 +268,11 @@ impl Create {
         };
         let layout = self.layout_number()?;
         self.check_shape(chunk, layout)?;
+        Ok((chunk, layout))
+    }
+
+    fn make_on(&self, made: &mut Made) -> Result<Lu> {
+        self.shape()?;
         let disks = self.open_disks(made)?;
         if !self.overwrite {
             let mut found = Vec::new();
@@ -288,11 +294,23 @@ impl Create {
         for disk in disks {
             ids.push(backend.add(disk)?);
         }
-        let draft = self.draft(&*backend, &ids, chunk, layout, all_new)?;
-        draft.write(&*backend, self.overwrite)?;
-        let candidates = read_candidates(&*backend)?;
-        let joined = join(candidates, draft.set, &Allow { dirty: true, ..Allow::default() })?;
+        let joined = self.make_in(&*backend, &ids, all_new, &mut Origin::system(&mut random_uuid))?;
         start(backend, &self.through, joined, Access::Write)
+    }
+
+    /// Makes the LU on disks that are open: members by slot, then spares. `all_new`: they hold zeroes.
+    pub(super) fn make_in(
+        &self,
+        backend: &dyn Backend,
+        ids: &[DiskId],
+        all_new: bool,
+        origin: &mut Origin<'_>,
+    ) -> Result<Joined> {
+        let (chunk, layout) = self.shape()?;
+        let draft = self.draft(backend, ids, chunk, layout, all_new, origin)?;
+        draft.write(backend, self.overwrite)?;
+        let candidates = read_candidates(backend)?;
+        join(candidates, draft.set, &Allow { dirty: true, ..Allow::default() })
     }
 
     /// Opens every disk, making those that are not there, and checks that they are different ones that nobody uses.
@@ -326,6 +344,7 @@ impl Create {
         chunk: Sectors,
         layout: Layout,
         all_new: bool,
+        origin: &mut Origin<'_>,
     ) -> Result<Draft> {
         let adds_up = geometry::uses_whole_members(self.level);
         let size_of = |id: &DiskId| backend.info(*id).size;
@@ -387,7 +406,7 @@ impl Create {
             |slot: u16| !absent.contains(Slot(slot)) && geometry.tolerates(&absent.with(Slot(slot)));
         let agrees = all_new || self.assume_clean || !(0..slots).any(redundant);
         let resync_offset = if agrees { Sectors::MAX } else { Sectors(0) };
-        let mut draft = Draft { set: random_uuid()?, members: Vec::new() };
+        let mut draft = Draft { set: (origin.uuid)()?, members: Vec::new() };
         let total = slots as usize + self.spares.len();
         // The superblock fills whole sectors: 128 roles in the first, 256 in every further one.
         let max_dev = if total <= 128 { 128 } else { 128 + (total - 128).next_multiple_of(256) };
@@ -396,7 +415,7 @@ impl Create {
             roles[usize::from(slot)] = slot;
         }
         let numbers = (0..slots).filter(|slot| !missing.contains(slot)).chain(slots..total as u16);
-        let now = Now::read().wall;
+        let now = origin.wall;
         let now = Time { micros: now.micros.max(1), ..now };
         let many_zones = geometry::has_zones(self.level) && are_unequal(&data_sizes, chunk);
         // Room for more than two records of any size: the kernel would make it "multiple" at its first start.
@@ -431,7 +450,7 @@ impl Create {
                 recovery_offset: Sectors(0),
                 dev_number: u32::from(number),
                 corrected_reads: 0,
-                device_uuid: random_uuid()?,
+                device_uuid: (origin.uuid)()?,
                 devflags: 0,
                 bblog: place.bblog(),
                 utime: now,

@@ -30,17 +30,18 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::disk::{AlignedBuf, DiskId, Op, RegionId, Span};
-use crate::engine::{IntentMap, Note, Reply, Request, Trouble};
+use crate::engine::{Holder, IntentMap, Note, Reply, Request, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::superblock::{Role, Time};
 use crate::plan::{Member as MemberView, Presence, Rows, View};
+use crate::planted::{Bug, planted};
 use crate::recovery::{Goal, Walk};
 use crate::units::{MemberLba, SECTOR, Sectors, Slot, SlotSet, Stripe};
 
 use super::assemble::Fate;
 use super::bitmap::Record;
 use super::board::{Board, Change, Health, Inbox, What, lock};
-use super::members::Members;
+use super::members::{Member, Members};
 use super::queue::{Core, OWN};
 use super::status::{MemberState, Row, Work};
 
@@ -73,6 +74,19 @@ impl Now {
     }
 }
 
+/// How far a walk is: all below `watermark` is done, or all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reached {
+    watermark: u64,
+    finished: bool,
+}
+
+impl Reached {
+    fn of(walk: &Walk) -> Reached {
+        Reached { watermark: walk.watermark(), finished: walk.is_finished() }
+    }
+}
+
 /// Why a round is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Cause {
@@ -84,8 +98,9 @@ pub(super) enum Cause {
     Membership,
     /// Blocks are bad, or good again.
     Blocks,
-    /// How far recovery is; with `last`, it ends there.
+    /// How far recovery was when the round began; with `last`, it ends there.
     Checkpoint {
+        reached: Reached,
         last: bool,
     },
     /// A replacement is complete: it has the slot from now on.
@@ -284,8 +299,11 @@ impl Keeper {
         self.pause |= pause;
         self.changes.extend(changes);
         for (slot, disk) in failed {
-            // A spare may have taken over since: it is not to blame for what happened before.
-            if self.members.wire(slot).is_some_and(|wire| wire.disk == disk) {
+            // A spare may have taken over since: it is not to blame for what happened before. Who was to replace another may
+            // have taken over, too, and is.
+            let took_over = slot.0.checked_sub(self.board.geometry.slots()).map(Slot);
+            let fills = |slot: &Slot| self.members.wire(*slot).is_some_and(|wire| wire.disk == disk);
+            if let Some(slot) = [Some(slot), took_over].into_iter().flatten().find(fills) {
                 self.note_failed(slot);
             }
         }
@@ -361,12 +379,20 @@ impl Keeper {
             let resting = (self.stop || self.pause) && quiet;
             let due = self.checkpointed.is_none_or(|last| now.monotonic - last >= CHECKPOINT);
             if let (true, Goal::Replace(slot)) = (walk.is_finished(), walk.goal()) {
-                return self.begin(Cause::Swap(slot), now, Vec::new());
+                let reached = Reached::of(walk);
+                // That it is complete is on record first: a power cut in the round that gives it the slot may leave nobody
+                // else who has it.
+                let recorded = self.members.list.iter().find(|member| member.replaces() == Some(slot));
+                let complete =
+                    recorded.is_none_or(|member| member.superblock.recovery_offset.0 >= reached.watermark);
+                let cause =
+                    if complete { Cause::Swap(slot) } else { Cause::Checkpoint { reached, last: false } };
+                return self.begin(cause, now, Vec::new());
             }
             let last = walk.is_finished() || resting;
             if last || (due && walk.watermark() > 0) {
-                self.advance_watermark();
-                return self.begin(Cause::Checkpoint { last }, now, Vec::new());
+                let reached = Reached::of(walk);
+                return self.begin(Cause::Checkpoint { reached, last }, now, Vec::new());
             }
         }
         let done = !shared.is_dirty() || shared.flush_lost();
@@ -444,6 +470,11 @@ impl Keeper {
         any
     }
 
+    /// A disk is a member anew: what it did not flush in another life is forgotten.
+    pub(super) fn forgive_flushes(&self, disk: DiskId) {
+        self.board.shared.forgive(Holder(u32::from(disk.0)));
+    }
+
     /// Takes a slot's replacement out of the view.
     fn take_replacement(&mut self, slot: Slot) -> Option<MemberView> {
         let taken = self.view.replacements.get_mut(slot.index()).map(std::mem::take);
@@ -481,6 +512,11 @@ impl Keeper {
 
     /// The replacement of `slot` is complete and flushed: it has the slot, the disk it replaces is faulty.
     fn swap(&mut self, slot: Slot) {
+        // Whatever becomes of the round: this is done once. Without an heir the disk in the slot is all there is.
+        self.end_walk();
+        if !self.members.list.iter().any(|member| member.replaces() == Some(slot)) {
+            return;
+        }
         let Some(old) = self.members.list.iter().find(|member| member.slot() == Some(slot)) else { return };
         let (disk, name) = (old.disk, old.name.clone());
         let Some(heir) = self.members.fail_slot(slot) else { return };
@@ -548,6 +584,7 @@ impl Keeper {
     fn change(&mut self, change: Change) -> Option<mpsc::Sender<Result<()>>> {
         match change.what {
             What::Join(member) => {
+                self.forgive_flushes(member.disk);
                 self.core.side.disks.attach(member.disk);
                 let sb = &member.superblock;
                 let mut roster = lock(&self.board.roster);
@@ -565,6 +602,14 @@ impl Keeper {
                 self.members.join(*member);
             }
             What::Forget(disk) => {
+                let fills = |member: &Member| member.disk == disk && member.slot().is_some();
+                if self.members.list.iter().any(fills) {
+                    // It was a spare when that was asked for, and has taken over a slot since.
+                    let text = "the disk fills a slot by now: fail it first";
+                    // Whoever asked may have stopped waiting.
+                    let _ = change.done.send(Err(Error::new(ErrorKind::Refused, text)));
+                    return None;
+                }
                 let number =
                     lock(&self.board.roster).iter().find(|row| row.disk == disk).and_then(|r| r.dev_number);
                 let Some(number) = number else {
@@ -577,7 +622,10 @@ impl Keeper {
                 self.forget_page(disk);
                 self.members.list.retain(|member| member.disk != disk);
                 self.core.side.disks.detach(disk);
-                self.members.set_role(number, Role::Spare);
+                // (Its number may be somebody else's by now.)
+                if !self.members.list.iter().any(|member| member.superblock.dev_number == number) {
+                    self.members.set_role(number, Role::Spare);
+                }
             }
             What::Return(member, slot) => {
                 if self.members.forgive(member.superblock.dev_number) {
@@ -630,7 +678,9 @@ impl Keeper {
     /// Redundancy comes first; a copy for a replacement goes on from its watermark afterwards.
     pub(super) fn put_off_replacing(&mut self) {
         if self.walk.as_ref().is_some_and(|walk| matches!(walk.goal(), Goal::Replace(_))) {
-            self.advance_watermark();
+            if let Some(reached) = self.walk.as_ref().map(Reached::of) {
+                self.advance_to(reached);
+            }
             self.end_walk();
         }
     }
@@ -663,6 +713,8 @@ impl Keeper {
         let flushed = flushes(cause);
         match cause {
             Cause::Swap(slot) => self.swap(slot),
+            // What the flush has covered, and not before it has: a round that fails half-way must not show more than disks say.
+            Cause::Checkpoint { reached, .. } => self.advance_to(reached),
             Cause::Dirty => self.members.set_resync_offset(Sectors(0)),
             _ => {}
         }
@@ -687,9 +739,16 @@ impl Keeper {
             // Whatever came in between, the bits are still set.
             record.restore(map);
         }
+        let forgotten = match cause {
+            Cause::Clean => planted(Bug::CleanBeforeFlush),
+            Cause::Clear => planted(Bug::BitClearedEarly),
+            Cause::Checkpoint { .. } => planted(Bug::CheckpointBeforeFlush),
+            _ => false,
+        };
         let phase = match cause {
             Cause::Intent => Phase::Bitmap,
-            cause if flushes(cause) => Phase::Flush,
+            cause if flushes(cause) && !forgotten => Phase::Flush,
+            Cause::Clear => Phase::Bitmap,
             _ => Phase::Lists,
         };
         let mut round =
@@ -704,6 +763,10 @@ impl Keeper {
             match round.phase {
                 Phase::Superblocks => {
                     self.state_sync(round.cause);
+                    let failure = matches!(round.cause, Cause::Failure | Cause::Confirm);
+                    if planted(Bug::StaleOnEqualEvents) && failure {
+                        self.members.events -= 1;
+                    }
                     self.members.stamp(round.wall);
                 }
                 Phase::Bitmap | Phase::Unmark => self.submit_bitmap(round),
@@ -732,6 +795,10 @@ impl Keeper {
         if phase == Phase::Flush {
             self.core.side.disks.submit(ticket, Op::Flush { disk });
             return true;
+        }
+        if phase == Phase::Lists && planted(Bug::ListLate) && matches!(round.cause, Cause::Checkpoint { .. })
+        {
+            return false;
         }
         let member = &mut self.members.list[index];
         let (at, bytes) = match phase {
@@ -772,6 +839,9 @@ impl Keeper {
             if round.phase == Phase::Superblocks {
                 return self.end(round, now);
             }
+            if round.phase == Phase::Flush {
+                self.share_unflushed(&mut round);
+            }
             // What a member could not flush is gone from it: it fails, and the others are told first.
             self.note_bitmap(&round);
             if self.drop_refused(&round) {
@@ -797,6 +867,19 @@ impl Keeper {
             self.submit_phase(&mut round);
             self.round = Some(round);
             self.core.pump(None);
+        }
+    }
+
+    /// Tells the queues which flushes of a round failed, and the round which of theirs did.
+    fn share_unflushed(&self, round: &mut Round) {
+        for member in &self.members.list {
+            let Some(number) = member.number() else { continue };
+            let holder = Holder(u32::from(member.disk.0));
+            if round.refused.contains(&member.disk) {
+                self.board.shared.note_unflushed(number, holder);
+            } else if self.board.shared.is_unflushed(holder) {
+                round.refused.push(member.disk);
+            }
         }
     }
 
@@ -844,7 +927,7 @@ impl Keeper {
                 self.board.shared.set_dirty();
                 self.quiet_since = Some(now.monotonic);
             }
-            Cause::Checkpoint { last } => {
+            Cause::Checkpoint { last, .. } => {
                 self.checkpointed = Some(now.monotonic);
                 // (A pause may have come since: what is not on record yet then gets a checkpoint of its own.)
                 if last {
@@ -855,10 +938,7 @@ impl Keeper {
             // One more round, so that the failed member is two behind. Not both in one: a power cut in the middle of
             // that would make stale whoever was not written yet.
             Cause::Failure => return self.begin(Cause::Confirm, now, round.waiting),
-            Cause::Swap(_) => {
-                self.end_walk();
-                return self.begin(Cause::Confirm, now, round.waiting);
-            }
+            Cause::Swap(_) => return self.begin(Cause::Confirm, now, round.waiting),
             Cause::Confirm | Cause::CatchUp | Cause::Membership | Cause::Blocks | Cause::Clean => {}
             // End without superblocks.
             Cause::Intent | Cause::Clear => {}
@@ -951,9 +1031,13 @@ impl Keeper {
         self.tell_work(eta);
         // Between checkpoints queues profit from what is done already: it need not be on disk for that.
         let due = self.published.is_none_or(|last| now.monotonic - last >= PUBLISH);
-        if due && self.round.is_none() {
+        // But its end does: whoever fails next must not count on a member that the superblocks still call half rebuilt.
+        let ended = self.walk.as_ref().is_some_and(Walk::is_finished);
+        if due && self.round.is_none() && !ended {
             self.published = Some(now.monotonic);
-            self.advance_watermark();
+            if let Some(reached) = self.walk.as_ref().map(Reached::of) {
+                self.advance_to(reached);
+            }
             self.publish_if_changed();
         }
     }
@@ -1054,9 +1138,9 @@ impl Keeper {
     }
 
     /// Takes over how far the walk is into the view.
-    fn advance_watermark(&mut self) {
+    fn advance_to(&mut self, reached: Reached) {
         let Some(walk) = &self.walk else { return };
-        let (watermark, finished) = (walk.watermark(), walk.is_finished());
+        let Reached { watermark, finished } = reached;
         match walk.goal() {
             Goal::Resync => {
                 self.view.synced_below = if finished { u64::MAX } else { watermark };

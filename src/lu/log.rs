@@ -12,12 +12,14 @@ use crate::engine::{Log, MOST_PARITY, QueueId, Ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Area;
 use crate::format::ppl::{self, Entry};
-use crate::format::superblock::{Features, Superblock, Uuid};
+use crate::format::superblock::{Features, Superblock, Time, Uuid};
+use crate::planted::{Bug, planted};
 use crate::recovery::replay::{self as recovery, Found, Outcome};
 use crate::units::{DiskLba, MemberLba, Sectors, Slot};
 
 use super::assemble::Joined;
 use super::create::fill_area;
+use super::open::members_of;
 
 /// Where a member's log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,14 +105,40 @@ pub(super) fn newest(
 /// Read only: what a replay would write is laid over `backend`. For writing: the replay is written and
 /// flushed; then, and only then, the logs of all members (`in_use`: active ones and spares) are made empty. A
 /// log is given generation 0, which vouches for nothing, while a resync has yet to come.
+///
+/// Before that, the absence of members is recorded: what the logs say of blocks that nobody has now is lost with them, and
+/// whoever comes back must not be taken for one that is in sync. A member that cannot be written is given up, if it can be
+/// spared.
 pub(super) fn ready(
     joined: &mut Joined,
     backend: &mut Arc<dyn Backend>,
-    in_use: &[usize],
     read_only: bool,
+    wall: Time,
 ) -> Result<Option<Book>> {
+    loop {
+        match attempt(joined, backend, read_only, wall) {
+            Ok(book) => return Ok(book),
+            Err((None, error)) => return Err(error),
+            // Without it from the start: what was replayed comes out the same again.
+            Err((Some(index), error)) => joined.give_up(index, error)?,
+        }
+    }
+}
+
+/// What went wrong, and the candidate whose disk it was, if it was one's.
+type Failed = (Option<usize>, Error);
+
+fn attempt(
+    joined: &mut Joined,
+    backend: &mut Arc<dyn Backend>,
+    read_only: bool,
+    wall: Time,
+) -> Result<Option<Book>, Failed> {
     if !joined.view.logs {
         return Ok(None);
+    }
+    if !read_only && !joined.newly_missing.is_empty() {
+        record_absence(joined, &**backend, wall)?;
     }
     if joined.replay.is_some() {
         replay_all(joined, backend, read_only)?;
@@ -118,25 +146,56 @@ pub(super) fn ready(
     if read_only {
         return Ok(None);
     }
-    let io = Blocking::new(&**backend)?;
+    let io = Blocking::new(&**backend).map_err(|error| (None, error))?;
     let logs = || joined.candidates.iter().filter_map(|c| c.log.as_ref()?.as_ref().ok());
     let newest = logs().map(|found| found.header.generation).max().unwrap_or(0);
     let in_sync = joined.view.synced_below == u64::MAX;
     let generation = if in_sync { newest.saturating_add(1) } else { 0 };
     let mut most = MOST_PARITY;
-    for &index in in_use {
+    for index in joined.in_use() {
         let candidate = &joined.candidates[index];
         let Ok(found) = &candidate.found else { continue };
         let keeps = in_sync && matches!(candidate.log, Some(Ok(_)));
-        clear(&io, candidate.disk, &found.superblock, generation, keeps)?;
+        clear(&io, candidate.disk, &found.superblock, generation, keeps)
+            .map_err(|error| (Some(index), error))?;
         most = LogPlace::of(&found.superblock).map_or(most, |place| most.min(place.ring.most_parity()));
     }
     Ok(Some(Book::new(joined.facts().set_uuid, joined.geometry.slots(), most, generation)))
 }
 
+/// Writes down on all others that members are absent, so that they are two events behind.
+fn record_absence(joined: &mut Joined, backend: &dyn Backend, wall: Time) -> Result<(), Failed> {
+    let io = Blocking::new(backend).map_err(|error| (None, error))?;
+    let mut members = members_of(joined, backend);
+    // Whoever is behind the others by one gets their word first: see the keeper.
+    for round in usize::from(!members.lags)..3 {
+        if round == 1 {
+            let absent = joined.newly_missing.iter().filter(|&&slot| members.counts_on(slot));
+            let absent: Vec<Slot> = absent.copied().collect();
+            for slot in absent {
+                members.fail_slot(slot);
+            }
+        }
+        members.stamp(wall);
+        for member in &mut members.list {
+            let (disk, at) = (member.disk, member.at());
+            let index = joined.candidates.iter().position(|candidate| candidate.disk == disk);
+            io.write_exact(disk, at, member.encode(), true).map_err(|error| (index, error))?;
+        }
+    }
+    for member in members.list {
+        let found = joined.candidates.iter_mut().find(|candidate| candidate.disk == member.disk);
+        if let Some(Ok(found)) = found.map(|candidate| &mut candidate.found) {
+            *found = member.into_found(found);
+        }
+    }
+    Ok(())
+}
+
 /// Repairs the parity of all rows the logs speak of, on disk or in an overlay.
-fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bool) -> Result<()> {
-    let io = Blocking::new(&**backend)?;
+fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bool) -> Result<(), Failed> {
+    let io = Blocking::new(&**backend).map_err(|error| (None, error))?;
+    let of = |slot: Slot| joined.slots.get(slot.index()).copied().flatten();
     let place = |slot: Slot| {
         let candidate = &joined.candidates[joined.slots.get(slot.index()).copied().flatten()?];
         Some((candidate.disk, candidate.found.as_ref().ok()?.superblock.data_offset))
@@ -156,18 +215,22 @@ fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bo
                     let full = patch.len() > MOST_PATCHED;
                     let text =
                         "its partial parity log speaks of too much to be looked at: open it for writing";
-                    if full { Err(Error::new(ErrorKind::CannotStart, text)) } else { Ok(()) }
+                    if full { Err((None, Error::new(ErrorKind::CannotStart, text))) } else { Ok(()) }
                 }
-                Some((disk, start)) => io.write_exact(disk, start + Sectors(at.0), bytes, false),
+                Some((disk, start)) => io
+                    .write_exact(disk, start + Sectors(at.0), bytes, false)
+                    .map_err(|error| (of(slot), error)),
                 None => Ok(()),
             };
             let one = repair.run(&joined.geometry, &joined.view, read, write)?;
             outcome.unreadable += one.unreadable;
         }
     }
-    if !read_only {
-        let slots = (0..joined.geometry.slots()).map(Slot);
-        slots.filter_map(place).try_for_each(|(disk, _)| io.flush(disk))?;
+    if !read_only && !planted(Bug::LogClearedEarly) {
+        for slot in (0..joined.geometry.slots()).map(Slot) {
+            let Some((disk, _)) = place(slot) else { continue };
+            io.flush(disk).map_err(|error| (of(slot), error))?;
+        }
     }
     drop(io);
     // Rows that could not be judged. With a member missing nothing but what cannot be read depends on their

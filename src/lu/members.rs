@@ -8,7 +8,7 @@
 
 use crate::disk::DiskId;
 use crate::format::badblocks::BadBlocks;
-use crate::format::superblock::{Features, Role, Superblock, Time};
+use crate::format::superblock::{Features, Found, Role, Superblock, Time};
 use crate::units::{DiskLba, MemberLba, SECTOR, Sectors, Slot};
 
 use super::board::Wire;
@@ -97,7 +97,7 @@ impl Member {
     }
 
     /// The number by which it goes in the view ([`View::device`](crate::plan::View::device)).
-    fn number(&self) -> Option<Slot> {
+    pub(super) fn number(&self) -> Option<Slot> {
         let slots = self.superblock.raid_disks as u16;
         self.slot().or_else(|| self.replaces().map(|slot| Slot(slot.0 + slots)))
     }
@@ -123,6 +123,11 @@ impl Member {
         let sb = &mut self.superblock;
         (sb.events, sb.resync_offset, sb.size) = (facts.events, facts.resync_offset, facts.size);
         sb.roles.clone_from(&facts.roles);
+    }
+
+    /// What would be read of it now.
+    pub(super) fn into_found(self, before: &Found) -> Found {
+        Found { superblock: self.superblock, slot: self.bytes, ..before.clone() }
     }
 
     /// Where its superblock goes.
@@ -152,11 +157,12 @@ pub(super) struct Members {
 
 impl Members {
     /// From members whose superblocks were just read; the freshest's word about the LU is taken for all,
-    /// and `filled` says who fills which slot.
+    /// `filled` says who fills which slot, and `replacing` who is to replace the disk in one.
     pub(super) fn new(
         mut list: Vec<Member>,
         freshest: DiskId,
         filled: impl Iterator<Item = (DiskId, Slot)>,
+        replacing: impl Iterator<Item = DiskId>,
     ) -> Members {
         let facts = list.iter().find(|m| m.disk == freshest).map(|m| m.superblock.clone());
         let events = facts.as_ref().map_or(0, |facts| facts.events);
@@ -168,6 +174,13 @@ impl Members {
             }
         }
         let mut members = Members { list, events, changed: false, lags };
+        // One may not know it yet: the round that says so was cut short.
+        for disk in replacing {
+            let Some(member) = members.list.iter_mut().find(|m| m.disk == disk) else { continue };
+            let sb = &mut member.superblock;
+            members.changed |= !sb.features.contains(Features::REPLACEMENT);
+            sb.features = sb.features.with(Features::REPLACEMENT);
+        }
         // A stale member that was let in fills its slot also by the table from now on.
         for (disk, slot) in filled {
             let Some(member) = members.list.iter_mut().find(|m| m.disk == disk) else { continue };

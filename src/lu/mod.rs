@@ -35,6 +35,7 @@ mod create;
 mod keeper;
 mod log;
 mod look;
+pub(crate) mod machine;
 mod members;
 mod open;
 mod queue;

@@ -9,17 +9,18 @@ use crate::disk::{
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::badblocks::BadBlocks;
-use crate::format::superblock::{Features, Found, Minor, SLOT_BYTES, Superblock, Uuid, locate};
+use crate::format::superblock::{Features, Found, Minor, SLOT_BYTES, Superblock, Time, Uuid, locate};
 use crate::plan::{Presence, View};
 use crate::units::{SECTOR, Sectors, Slot};
 
-use super::assemble::{Allow, Candidate, Fate, Joined, join};
+use super::assemble::{Allow, Candidate, Joined, join};
 use super::bitmap::{self, Record};
 use super::board::{Board, Health, Wire, lock};
-use super::keeper::{Keeper, spawn};
+use super::keeper::{Keeper, Now, spawn};
 use super::log::{self, LogPlace};
+use super::machine::Machine;
 use super::members::{Member, Members};
-use super::queue::Pool;
+use super::queue::{Pool, SCRATCH};
 use super::status::{Describe, Status, roster};
 use super::{Lu, slots_named};
 
@@ -410,7 +411,7 @@ pub(super) fn read_bad_blocks(io: &Blocking<&dyn Backend>, disk: DiskId, found: 
 }
 
 /// What keeps an LU that can be read from being written.
-fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
+pub(super) fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
     let facts = joined.facts();
     let name = super::assemble::short_name(facts);
     let cannot = |text: String| Err(Error::new(ErrorKind::CannotStart, text).at(format!("LU {name}")));
@@ -446,6 +447,37 @@ fn round_to_blocks(view: &mut View, block: u64) {
     }
 }
 
+/// What was found is what an LU is built on, and must not be another thing after a power cut: a process that was killed may
+/// have left it in a cache.
+fn make_durable(joined: &mut Joined, backend: &dyn Backend) -> Result<()> {
+    let io = Blocking::new(backend)?;
+    for index in joined.in_use() {
+        if let Err(error) = io.flush(joined.candidates[index].disk) {
+            joined.give_up(index, error)?;
+        }
+    }
+    Ok(())
+}
+
+/// The members that are written, as their superblocks were read.
+pub(super) fn members_of(joined: &Joined, backend: &dyn Backend) -> Members {
+    let list = joined.in_use().into_iter().filter_map(|index| {
+        let candidate = &joined.candidates[index];
+        let found = candidate.found.as_ref().ok()?;
+        let block = backend.info(candidate.disk).block;
+        let (sb, bytes) = (found.superblock.clone(), found.slot.clone());
+        Some(Member::new(candidate.disk, candidate.name.clone(), sb, bytes, block, candidate.bad.clone()))
+    });
+    let filled = joined
+        .slots
+        .iter()
+        .enumerate()
+        .filter_map(|(slot, place)| Some((joined.candidates[(*place)?].disk, Slot(slot as u16))));
+    let replacing = joined.replacements.iter().flatten().map(|&index| joined.candidates[index].disk);
+    let freshest = joined.candidates[joined.freshest].disk;
+    Members::new(list.collect(), freshest, filled, replacing)
+}
+
 /// Starts an LU that may be started.
 pub(super) fn start(
     files: Arc<FileBackend>,
@@ -453,12 +485,25 @@ pub(super) fn start(
     joined: Joined,
     access: Access,
 ) -> Result<Lu> {
-    let mut joined = joined;
-    let mut backend = through.apply(files.clone());
+    let Machine { board, describe, keeper } =
+        start_on(through.apply(files.clone()), joined, access, SCRATCH, Now::read().wall)?;
+    let thread = keeper.map(spawn).transpose();
+    let keeper =
+        thread.map_err(|e| Error::new(ErrorKind::Io, "cannot start the keeper's thread").with_source(e))?;
+    Ok(Lu { pool: Pool::new(board.clone()), board, describe, keeper: Mutex::new(keeper), files })
+}
+
+/// The same without threads, with so many bytes of scratch memory in each queue, when it is `wall`.
+pub(super) fn start_on(
+    backend: Arc<dyn Backend>,
+    joined: Joined,
+    access: Access,
+    scratch: usize,
+    wall: Time,
+) -> Result<Machine> {
+    let (mut backend, mut joined) = (backend, joined);
     let read_only = access == Access::Read;
-    let used =
-        |index: &usize| matches!(joined.fates[*index], Fate::Active(_) | Fate::Spare | Fate::Replacement(_));
-    let in_use: Vec<usize> = (0..joined.candidates.len()).filter(used).collect();
+    let in_use = joined.in_use();
     let blocks = in_use.iter().map(|&i| backend.info(joined.candidates[i].disk).block);
     let block = blocks.max().unwrap_or(SECTOR as u32);
     let aligns = in_use.iter().map(|&i| backend.info(joined.candidates[i].disk).memory_align);
@@ -484,8 +529,11 @@ pub(super) fn start(
         }
     }
 
+    if !read_only && joined.geometry.is_redundant() {
+        make_durable(&mut joined, &*backend)?;
+    }
+    let book = log::ready(&mut joined, &mut backend, read_only, wall)?;
     round_to_blocks(&mut joined.view, u64::from(block) / SECTOR);
-    let book = log::ready(&mut joined, &mut backend, &in_use, read_only)?;
     let wire = |place: &Option<usize>| {
         let candidate = &joined.candidates[(*place)?];
         let found = candidate.found.as_ref().ok()?;
@@ -501,27 +549,15 @@ pub(super) fn start(
     let shared = Arc::new(Shared::new(&geometry, QUEUES, joined.view.epoch).with_intent(intent));
     let describe = Describe::new(&joined, &*backend, Some(memory_align));
     let kernels = cpu::kernels();
-    let board =
-        Arc::new(Board::new(geometry, shared, backend.clone(), kernels, block, read_only, book, health));
+    let mut board = Board::new(geometry, shared, backend.clone(), kernels, block, read_only, book, health);
+    board.scratch = scratch;
+    let board = Arc::new(board);
 
     *lock(&board.roster) = roster(&joined);
     board.set_chunks_marked(joined.bitmap.as_ref().map_or(0, |joined| joined.bitmap.count_set()));
     let mut keeper = None;
     if !read_only {
-        let list = in_use.iter().filter_map(|&i| {
-            let candidate = &joined.candidates[i];
-            let found = candidate.found.as_ref().ok()?;
-            let block = backend.info(candidate.disk).block;
-            let (sb, bytes) = (found.superblock.clone(), found.slot.clone());
-            Some(Member::new(candidate.disk, candidate.name.clone(), sb, bytes, block, candidate.bad.clone()))
-        });
-        let filled = joined
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, place)| Some((joined.candidates[(*place)?].disk, Slot(slot as u16))));
-        let freshest = joined.candidates[joined.freshest].disk;
-        let mut members = Members::new(list.collect(), freshest, filled);
+        let mut members = members_of(&joined, &*backend);
         // A superblock must not say more than is believed of its member, not even in the first round.
         for (number, member) in joined.view.devices().enumerate() {
             if let Presence::Below(watermark) = member.presence {
@@ -530,12 +566,8 @@ pub(super) fn start(
         }
         if board.geometry.is_redundant() {
             let absent: &[Slot] = &joined.newly_missing;
-            let machine = Keeper::new(&board, members, absent, record)?;
-            let thread = spawn(machine)
-                .map_err(|e| Error::new(ErrorKind::Io, "cannot start the keeper's thread").with_source(e))?;
-            keeper = Some(thread);
+            keeper = Some(Keeper::new(&board, members, absent, record)?);
         }
     }
-    let lu = Lu { pool: Pool::new(board.clone()), board, describe, keeper: Mutex::new(keeper), files };
-    Ok(lu)
+    Ok(Machine { board, describe, keeper })
 }

@@ -16,6 +16,7 @@ use crate::engine::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ppl::{Entry, HEADER_BYTES};
 use crate::plan::{LOG_ROWS, View};
+use crate::planted::{Bug, planted};
 use crate::units::{Lba, MemberLba, SECTOR, Sectors, Slot};
 
 use super::board::{Board, Health, lock};
@@ -24,7 +25,7 @@ use super::board::{Board, Health, lock};
 pub(super) const OWN: u64 = 1 << 63;
 
 /// Most bytes of scratch memory in one queue, unless the geometry needs more for a single row of blocks.
-const SCRATCH: usize = 8 << 20;
+pub(super) const SCRATCH: usize = 8 << 20;
 
 /// Bands in flight in one queue.
 const BANDS: usize = 64;
@@ -68,7 +69,7 @@ impl Core {
         let unit = geometry.unit().0.max(u64::from(block));
         // Rows in a band such that the lanes of one operation fit a quarter of the memory.
         let lanes = cells + 2;
-        let mut fair = (SCRATCH / 4 / lanes / SECTOR as usize) as u64;
+        let mut fair = (board.scratch / 4 / lanes / SECTOR as usize) as u64;
         let mut step = u64::from(block);
         if let Some(log) = &board.log {
             // And its partial parity fits one record.
@@ -76,7 +77,7 @@ impl Core {
             step = step.max(LOG_ROWS.into());
         }
         let band_rows = (fair.min(unit) / step * step).max(step) as u32;
-        let scratch = SCRATCH.max(2 * lanes * band_rows as usize * SECTOR as usize + (1 << 16));
+        let scratch = board.scratch.max(2 * lanes * band_rows as usize * SECTOR as usize + (1 << 16));
         let limits =
             Limits { requests: depth.max(1), bands: BANDS, band_rows, block, read_only: board.read_only };
         let health = board.health();
@@ -176,7 +177,7 @@ impl Core {
     /// Runs until nothing is under way. Held replies and lock waits need others: `meanwhile` may drive them.
     fn drain(&mut self, mut meanwhile: impl FnMut()) {
         let patience = Instant::now() + Duration::from_secs(10);
-        while !self.engine.is_idle() && Instant::now() < patience {
+        while !self.engine.is_idle() && !self.side.board.is_abandoned() && Instant::now() < patience {
             self.pump(Some(PATIENCE));
             meanwhile();
         }
@@ -275,7 +276,7 @@ impl Port for Side {
         lock(book).join(queue, slot, &mut entries, parity)
     }
 
-    fn log_write(&mut self, tag: u64, slot: Slot) -> Holder {
+    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Holder {
         let holder = self.holder(slot);
         let Some(book) = &self.board.log else { return holder };
         let wire = self.health.wires[slot.index()];
@@ -291,14 +292,28 @@ impl Port for Side {
         self.records[slot.index()] = region;
         let (Some(region), Some((disk, log))) = (region, place) else {
             book.record(slot, begun.generation, &mut []);
-            self.instant.push((tag, false));
+            self.instant.extend([Some(tag), copy].into_iter().flatten().map(|tag| (tag, false)));
             return holder;
         };
         let record = Span { region, offset: 0, len: HEADER_BYTES as u32 + begun.parity };
         book.record(slot, begun.generation, self.memory.bytes_mut(record));
         drop(book);
         let buf = self.memory.io_write_from(record);
-        self.disks.submit(tag, Op::Write { disk, at: log.at + begun.at, buf, fua: true });
+        let fua = !planted(Bug::LogNotFua);
+        self.disks.submit(tag, Op::Write { disk, at: log.at + begun.at, buf, fua });
+        if let Some(copy) = copy {
+            // Laid out as its own is; else it cannot have it.
+            let second = self.health.wire(Slot(slot.0 + self.board.geometry.slots()));
+            let second =
+                second.and_then(|wire| Some((wire.disk, wire.log.filter(|it| it.ring == log.ring)?)));
+            match second {
+                Some((disk, log)) => {
+                    let buf = self.memory.io_write_from(record);
+                    self.disks.submit(copy, Op::Write { disk, at: log.at + begun.at, buf, fua: true });
+                }
+                None => self.instant.push((copy, false)),
+            }
+        }
         holder
     }
 
@@ -535,9 +550,20 @@ impl Queue {
     /// # Errors
     /// As [`Queue::read`]; [`ErrorKind::Usage`] also if the LU is open for reading only.
     pub fn write(&mut self, cookie: u64, buffer: AlignedBuf, offset: u64, fua: bool) -> Result<()> {
+        self.write_part(cookie, buffer, offset, fua, Keep::default())
+    }
+
+    /// [`write`](Queue::write), but for the bytes at both ends that `keep` says.
+    pub(crate) fn write_part(
+        &mut self,
+        cookie: u64,
+        buffer: AlignedBuf,
+        offset: u64,
+        fua: bool,
+        keep: Keep,
+    ) -> Result<()> {
         let lba = self.check(offset, buffer.len())?;
         super::refuse_read_only(&self.board)?;
-        let keep = Keep::default();
         self.submit(cookie, Some(buffer), |sectors, memory| Request::Write {
             lba,
             sectors,
@@ -579,6 +605,12 @@ impl Queue {
     /// Requests under way.
     pub fn in_flight(&self) -> usize {
         self.buffers.len() - self.free.len()
+    }
+
+    /// Has all work ended, also what goes on after the replies (repairs)?
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.cell.core().engine.is_idle()
     }
 
     /// Calls `with` with a descriptor that is readable when [`poll`](Queue::poll) would get on, if the disks have one.

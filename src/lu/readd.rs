@@ -20,7 +20,7 @@ use crate::units::{MemberLba, SECTOR, Sectors, Slot, Stripe};
 
 use super::Lu;
 use super::assemble::{Fate, bad_ranges};
-use super::board::{What, lock};
+use super::board::{Board, What, lock};
 use super::keeper::{Cause, Keeper, Now, Phase, Round};
 use super::members::Member;
 use super::open::{read_bad_blocks, read_found};
@@ -34,25 +34,34 @@ impl Lu {
     /// # Errors
     /// Those of the change itself, once it was begun.
     pub(super) fn come_back(&self, disk: DiskId, model: &Superblock) -> Result<bool> {
-        if !model.features.contains(Features::BITMAP) {
-            return Ok(false);
-        }
-        let backend = &*self.board.backend;
-        let io = Blocking::new(backend)?;
-        let info = backend.info(disk);
-        let Ok(found) = read_found(&io, disk, info.size) else { return Ok(false) };
-        let Ok(bad) = read_bad_blocks(&io, disk, &found) else { return Ok(false) };
-        let Some(slot) = self.slot_left_by(&found.superblock, model) else { return Ok(false) };
-        let rows = lock(&self.board.roster).clone();
-        let number = found.superblock.dev_number;
-        if rows.iter().any(|row| row.disk != disk && row.dev_number == Some(number) && row.is_used()) {
-            return Ok(false);
-        }
-        let member = Member::new(disk, info.name, found.superblock, found.slot, info.block, bad);
-        match self.change(What::Return(Box::new(member), slot)) {
+        let Some(back) = self.board.returning(disk, model)? else { return Ok(false) };
+        match self.change(back) {
             Err(error) if error.kind() == ErrorKind::Refused => Ok(false),
             ended => ended.map(|()| true),
         }
+    }
+}
+
+impl Board {
+    /// The change by which a disk that was a member takes its slot again; `None` if it has to be added as a new one. The
+    /// keeper may still refuse it: then, too.
+    pub(super) fn returning(&self, disk: DiskId, model: &Superblock) -> Result<Option<What>> {
+        if !model.features.contains(Features::BITMAP) {
+            return Ok(None);
+        }
+        let backend = &*self.backend;
+        let io = Blocking::new(backend)?;
+        let info = backend.info(disk);
+        let Ok(found) = read_found(&io, disk, info.size) else { return Ok(None) };
+        let Ok(bad) = read_bad_blocks(&io, disk, &found) else { return Ok(None) };
+        let Some(slot) = self.slot_left_by(&found.superblock, model) else { return Ok(None) };
+        let rows = lock(&self.roster).clone();
+        let number = found.superblock.dev_number;
+        if rows.iter().any(|row| row.disk != disk && row.dev_number == Some(number) && row.is_used()) {
+            return Ok(None);
+        }
+        let member = Member::new(disk, info.name, found.superblock, found.slot, info.block, bad);
+        Ok(Some(What::Return(Box::new(member), slot)))
     }
 
     /// The slot that a member left whole, as its superblock and that of a present member tell it.
@@ -61,7 +70,7 @@ impl Lu {
             (sb.set_uuid, sb.level, sb.layout, sb.chunk, sb.raid_disks, sb.size, sb.minor, sb.bitmap_offset)
         };
         let Role::Active(slot) = own.my_role() else { return None };
-        let view = self.board.health().view.clone();
+        let view = self.health().view.clone();
         let empty = view.members.get(slot.index()).is_some_and(|m| m.presence == Presence::Missing);
         // Half rebuilt it has missed more, unless that was such a return, too.
         let half = own.features.contains(Features::RECOVERY_OFFSET)
@@ -71,7 +80,7 @@ impl Lu {
             && own.features.contains(Features::BITMAP)
             && !own.features.contains(Features::REPLACEMENT)
             && own.reshape.is_none();
-        let alone = lock(&self.board.roster).iter().any(|row| match (&row.fate, row.dev_number) {
+        let alone = lock(&self.roster).iter().any(|row| match (&row.fate, row.dev_number) {
             (&Fate::Active(slot), Some(number)) => own.role_of(number) != Role::Active(slot),
             _ => false,
         });
@@ -92,6 +101,7 @@ impl Keeper {
     /// A member that left fills `slot` again, to be brought up to date.
     pub(super) fn take_back(&mut self, member: Member, slot: Slot) -> Result<()> {
         let refused = |text: &str| Err(Error::new(ErrorKind::Refused, text));
+        self.forgive_flushes(member.disk);
         let Some((record, _)) = &mut self.record else { return refused("there is no write-intent bitmap") };
         let events = member.superblock.events;
         if events < record.events_cleared() || events > self.members.events {

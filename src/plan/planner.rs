@@ -8,6 +8,7 @@ use super::{
 };
 use crate::geometry::{CellKind, StripeMap};
 use crate::parity::gf;
+use crate::planted::{Bug, planted};
 use crate::units::{MemberLba, Sectors, Slot};
 
 /// What a cell is worth in a segment.
@@ -136,6 +137,7 @@ fn read_directly(
 ) -> bool {
     let copies = if map.parities() == 0 { map.cells() } else { 1 };
     let in_sync = u64::from(synced_rows(map, view)) >= u64::from(out.rows.end);
+    let in_sync = in_sync || planted(Bug::BalanceUnsynced);
     for (i, piece) in pieces.iter().enumerate() {
         // Copies that do not agree yet must all be read from the same one.
         let first = if in_sync { leg % copies } else { 0 };
@@ -361,12 +363,17 @@ impl Planner<'_> {
 
     /// Makes `rows` the current segment. False if nothing is wanted there.
     fn enter(&mut self, rows: Rows) -> bool {
+        let skips_target = planted(Bug::RebuildMissesWrite) && matches!(self.want, Want::Write(_));
         for cell in &mut self.scratch.cells {
             cell.piece = NONE;
             cell.source = None;
             cell.weigh(self.view, self.faults, rows);
+            if skips_target && cell.status == Status::Fill {
+                (cell.status, cell.to) = (Status::Gone, [None; 2]);
+            }
         }
-        if rows.start >= synced_rows(self.map, self.view) {
+        let believed = planted(Bug::ModifyUnsynced) && self.map.parities() > 0;
+        if rows.start >= synced_rows(self.map, self.view) && !believed {
             self.distrust_unsynced(rows);
         }
         let pieces = match self.want {
@@ -400,7 +407,12 @@ impl Planner<'_> {
                     keep -= 1;
                 } else {
                     (cell.status, cell.behind) = (Status::Fill, None);
+                    continue;
                 }
+            }
+            // The two disks of a slot are copies of each other, and need not agree either.
+            if let [Some(own), Some(second)] = cell.to {
+                cell.behind = Some(if cell.from == own { second } else { own });
             }
         }
     }
@@ -600,6 +612,9 @@ impl Planner<'_> {
                 }
                 self.push_fold(rows, [Some(target), None], start, false);
             }
+        }
+        if count == self.data_cells() && planted(Bug::WholeStripeUnlogged) {
+            return Some(());
         }
         let at = self.map.lba(first) + Sectors(u64::from(rows.start));
         let part = LogPart { at, rows, cells: count, parity };
