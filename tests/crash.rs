@@ -94,8 +94,11 @@ fn killed_while_writing() {
     for (level, count) in [(Level::Raid1, 2), (Level::Raid5, 4), (Level::Raid6, 5), (Level::Raid10, 3)] {
         let dir = tempfile::tempdir().unwrap();
         let paths = disks(dir.path(), count);
-        let create =
-            paths.iter().fold(Lu::create("crash", level).disk_size(DISK / 4), |c, path| c.disk(path));
+        let create = paths
+            .iter()
+            .fold(Lu::create("crash", level).policy(Policy::None).disk_size(DISK / 4), |c, path| {
+                c.disk(path)
+            });
         create.make().unwrap().stop().unwrap();
         let safe = run_and_kill(dir.path(), count, 9);
         let status = Lu::assemble().beside(&paths[0]).look().unwrap();
@@ -251,8 +254,9 @@ fn agrees_without_each(paths: &[PathBuf]) {
 fn killed_in_the_middle_of_a_rebuild() {
     let dir = tempfile::tempdir().unwrap();
     let paths = disks(dir.path(), 4);
-    let create =
-        paths[..3].iter().fold(Lu::create("crash", Level::Raid5).disk_size(DISK), |c, path| c.disk(path));
+    let create = paths[..3]
+        .iter()
+        .fold(Lu::create("crash", Level::Raid5).policy(Policy::None).disk_size(DISK), |c, path| c.disk(path));
     let lu = create.spare(&paths[3]).make().unwrap();
     let data: Vec<u8> = (0..lu.size() / BLOCK as u64).flat_map(|n| content(n, 1)).collect();
     lu.write_at(&data, 0).unwrap();

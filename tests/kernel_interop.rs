@@ -29,7 +29,7 @@ use uml::{Guest, Output};
 use uraid::disk::faulty::{Effect, Fault, Faults, Faulty};
 use uraid::disk::{DiskId, OpKind};
 use uraid::format::superblock::{Minor, Role};
-use uraid::lu::{Access, Create, Inspection, State, WorkKind, inspect};
+use uraid::lu::{Access, Create, Inspection, Policy, State, WorkKind, inspect};
 use uraid::units::{DiskLba, Level, Sectors};
 use uraid::{ErrorKind, Lu};
 
@@ -258,7 +258,7 @@ struct Shape {
 
 impl Shape {
     fn begin(&self, name: &str) -> Create {
-        let mut create = Lu::create(name, self.level).metadata(self.minor);
+        let mut create = Lu::create(name, self.level).metadata(self.minor).policy(Policy::None);
         if self.chunk_kib > 0 {
             create = create.chunk(self.chunk_kib << 10);
         }
@@ -816,7 +816,9 @@ fn members_lost_under_uraid_are_rebuilt_by_the_kernel_in_full_bitmap_or_not() {
 fn a_spare_of_uraid_s_takes_over_in_the_kernel_and_an_added_disk_serves_it() {
     let folder = tempfile::tempdir().unwrap();
     let spared = Case::new(folder.path(), "spared", 4);
-    let create = spared.members[..3].iter().fold(Lu::create("spared", Level::Raid5), |c, path| c.disk(path));
+    let create = spared.members[..3]
+        .iter()
+        .fold(Lu::create("spared", Level::Raid5).policy(Policy::None), |c, path| c.disk(path));
     let lu = create.spare(&spared.members[3]).disk_size(24 * MIB).size(6 * MIB).make().unwrap();
     let mut model = read_all(&lu);
     scribble(&lu, &mut model, 1);
@@ -826,7 +828,10 @@ fn a_spare_of_uraid_s_takes_over_in_the_kernel_and_an_added_disk_serves_it() {
     let mut added = Case::new(folder.path(), "added", 4);
     let fresh = folder.path().join("added.fresh");
     make_sparse(&fresh, 24 * MIB);
-    let create = added.members.iter().fold(Lu::create("added", Level::Raid10), |c, path| c.disk(path));
+    let create = added
+        .members
+        .iter()
+        .fold(Lu::create("added", Level::Raid10).policy(Policy::None), |c, path| c.disk(path));
     let lu = create.disk_size(24 * MIB).size(6 * MIB).make().unwrap();
     let mut model = read_all(&lu);
     scribble(&lu, &mut model, 2);
@@ -906,7 +911,10 @@ fn blocks_lost_in_a_rebuild_are_known_to_the_kernel_and_no_others() {
     let spare = folder.path().join("bad.spare");
     let handle: Arc<Mutex<Option<Faults>>> = Arc::default();
     let keep = handle.clone();
-    let create = case.members.iter().fold(Lu::create("bad", Level::Raid5), |c, path| c.disk(path));
+    let create = case
+        .members
+        .iter()
+        .fold(Lu::create("bad", Level::Raid5).policy(Policy::None), |c, path| c.disk(path));
     let create = create.spare(&spare).disk_size(24 * MIB).size(6 * MIB).through(move |inner| {
         let faulty = Faulty::new(inner, 1);
         *keep.lock().unwrap() = Some(faulty.faults());
@@ -957,7 +965,9 @@ fn mdadm_reshapes_grows_and_replaces_what_uraid_made() {
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str, level, members: usize, spares: usize| {
         let case = Case::sparse(folder.path(), name, members + spares, 64 * MIB);
-        let create = case.members[..members].iter().fold(Lu::create(name, level), |c, path| c.disk(path));
+        let create = case.members[..members]
+            .iter()
+            .fold(Lu::create(name, level).policy(Policy::None), |c, path| c.disk(path));
         let lu = create.assume_clean(true).size(6 * MIB).make().unwrap();
         let mut model = pattern(lu.size() as usize, members as u64);
         lu.write_at(&model, 0).unwrap();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use pattern::pattern;
 use uraid::disk::faulty::{Effect, Fault, Faults, Faulty};
 use uraid::disk::{DiskId, OpKind};
-use uraid::lu::{Access, MemberState, State, WorkKind};
+use uraid::lu::{Access, MemberState, Policy, State, WorkKind};
 use uraid::units::{DiskLba, Level};
 use uraid::{ErrorKind, Lu};
 
@@ -31,7 +31,9 @@ fn make(dir: &Path, level: Level, disks: usize, spares: usize) -> (Lu, Vec<PathB
     let all = paths(dir, disks + spares);
     let handle: Arc<Mutex<Option<Faults>>> = Arc::default();
     let keep = handle.clone();
-    let create = all[..disks].iter().fold(Lu::create("test", level).disk_size(DISK), |c, path| c.disk(path));
+    let create = all[..disks]
+        .iter()
+        .fold(Lu::create("test", level).policy(Policy::None).disk_size(DISK), |c, path| c.disk(path));
     let create = all[disks..].iter().fold(create, |c, path| c.spare(path));
     let create = create.through(move |inner| {
         let faulty = Faulty::new(inner, 1);

@@ -231,12 +231,12 @@ impl Port for World {
         Some(number)
     }
 
-    fn log_write(&mut self, tag: u64, slot: Slot, _: Option<u64>) -> Holder {
+    fn log_write(&mut self, tag: u64, slot: Slot, _: Option<u64>) -> Option<Holder> {
         assert_eq!(slot.index(), P);
         let holder = self.holder(slot);
         let multiple = !matches!(self.variant, Variant::ReusedEarly | Variant::Right { multiple: false });
         let ring = Ring { length: Sectors((LOG_HALVES * 4) as u64), multiple };
-        let Some(log) = &mut self.log else { return holder };
+        let Some(log) = &mut self.log else { return Some(holder) };
         let begun = log.begin(slot, holder, ring);
         let mut entries = log.entries(slot).to_vec();
         if self.variant == Variant::FullStripeUnlogged {
@@ -247,7 +247,7 @@ impl Port for World {
         assert_eq!(bytes.len(), BLOCK + begun.parity as usize);
         let place = 8 + begun.at.bytes() as usize / HALF;
         self.put(tag, place, &bytes, self.variant != Variant::NotFua);
-        holder
+        Some(holder)
     }
 
     fn view(&mut self) -> Arc<View> {

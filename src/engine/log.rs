@@ -294,7 +294,15 @@ impl Log {
         if clean { Step::Write } else { Step::Wait }
     }
 
-    /// Begins the record of `slot`, which [`Log::step`] asked for; `holder` fills the slot now and has this
+    /// May the record of `slot` be begun now? Between [`Log::step`] and this another queue may have done something.
+    pub fn is_ready(&self, slot: Slot) -> bool {
+        let Member { group, record, .. } = &self.members[slot.index()];
+        let idle = !record.busy && record.writes == 0 && self.unsynced.writes == 0;
+        let flushed = record.unflushed.is_empty() && self.unsynced.unflushed.is_empty();
+        group.writes > 0 && idle && (flushed || planted(Bug::LogReusedEarly))
+    }
+
+    /// Begins the record of `slot`, which [is ready](Log::is_ready); `holder` fills the slot now and has this
     /// `ring`. Its [entries](Log::entries) are fixed from here on, and a new group gathers.
     pub fn begin(&mut self, slot: Slot, holder: Holder, ring: Ring) -> Begun {
         let flushed = self.members[slot.index()].record.unflushed.is_empty();

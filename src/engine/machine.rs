@@ -1078,7 +1078,8 @@ impl Engine {
                     let second = self.view.replacement(slot).map(|(number, _)| number);
                     let second = second.filter(|&number| there(self, number));
                     let copy = second.map(|number| tag(LOG_WRITE, 0) | u64::from(number.0));
-                    let holder = port.log_write(tag(LOG_WRITE, 0) | u64::from(slot.0), slot, copy);
+                    let own = tag(LOG_WRITE, 0) | u64::from(slot.0);
+                    let Some(holder) = port.log_write(own, slot, copy) else { continue };
                     self.log_flights[slot.index()].0 = holder;
                     self.log_parts[slot.index()] = (1, true);
                     self.log_flying += 1;

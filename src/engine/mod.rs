@@ -222,9 +222,10 @@ pub trait Port {
         parity: u32,
     ) -> Option<u64>;
     /// Writes the record that `slot`'s log asks for, [`Log::begin`]: header and partial parity in one operation with FUA.
-    /// Ends in [`Engine::complete`] with `tag`. Only while somebody fills the slot. With `copy` the same goes to the log of the
+    /// `None` if the log does not ask any more, for another queue was faster: that is looked at, the record begun and its
+    /// bytes taken in one go. Ends in [`Engine::complete`] with `tag`. Only while somebody fills the slot. With `copy` the same goes to the log of the
     /// disk that is to replace the slot's, and ends with that tag.
-    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Holder;
+    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Option<Holder>;
     /// The newest view of the LU's health.
     fn view(&mut self) -> Arc<View>;
     /// Locks were given back that other queues may be sleeping for.

@@ -573,11 +573,11 @@ impl Port for Side<'_> {
         Some(number)
     }
 
-    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Holder {
+    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Option<Holder> {
         assert_eq!(copy, None, "nobody is replaced here");
         let ring = Ring { length: Sectors(64), multiple: true };
         let holder = self.holder(slot);
-        let Some(log) = &mut self.world.log else { return holder };
+        let Some(log) = &mut self.world.log else { return Some(holder) };
         let begun = log.begin(slot, holder, ring);
         let entries = log.entries(slot).to_vec();
         assert!(begun.at.0 + 8 + u64::from(begun.parity) / SECTOR <= ring.length.0);
@@ -606,7 +606,7 @@ impl Port for Side<'_> {
         self.world.records += 1;
         let nothing = Bytes { region: u32::MAX, offset: 0, len: 0 };
         self.world.launch(self.me, tag, slot, 0, nothing, What::Log);
-        holder
+        Some(holder)
     }
 
     fn view(&mut self) -> Arc<View> {

@@ -36,7 +36,7 @@ pub struct Create {
     chunk: Option<Sectors>,
     layout: Option<String>,
     size: Option<Sectors>,
-    policy: Policy,
+    policy: Option<Policy>,
     bitmap_chunk: Option<u32>,
     metadata: Minor,
     assume_clean: bool,
@@ -44,6 +44,14 @@ pub struct Create {
     overwrite: bool,
     io: IoMode,
     through: Through,
+}
+
+/// The form of an LU, before its disks are looked at.
+#[derive(Clone, Copy)]
+struct Form {
+    chunk: Sectors,
+    layout: Layout,
+    redundant: bool,
 }
 
 impl Create {
@@ -56,7 +64,7 @@ impl Create {
             chunk: None,
             layout: None,
             size: None,
-            policy: Policy::None,
+            policy: None,
             bitmap_chunk: None,
             metadata: Minor::V1_2,
             assume_clean: false,
@@ -105,10 +113,10 @@ impl Create {
         self
     }
 
-    /// How redundancy is to be brought back after a crash: [`Policy::None`] if not said. [`Policy::Bitmap`] is for redundant
-    /// levels, [`Policy::Ppl`] for RAID5.
+    /// How redundancy is to be brought back after a crash. If not said: [`Policy::Ppl`] on RAID5, where it closes the write
+    /// hole, [`Policy::Bitmap`] on other redundant levels, [`Policy::None`] elsewhere and on disks too small for that.
     pub fn policy(mut self, policy: Policy) -> Create {
-        self.policy = policy;
+        self.policy = Some(policy);
         self
     }
 
@@ -196,7 +204,7 @@ impl Create {
 
     fn check_request(&self) -> Result<()> {
         let usage = |text: String| Err(Error::new(ErrorKind::Usage, text));
-        if self.policy == Policy::Ppl && !Features::PPL.suits(self.level) {
+        if self.policy == Some(Policy::Ppl) && !Features::PPL.suits(self.level) {
             return usage(format!(
                 "policy ppl, the partial parity log, is for raid5 only, not for {}",
                 self.level
@@ -227,8 +235,8 @@ impl Create {
         }
     }
 
-    /// The shape's errors, found without a disk: with members as large as needed.
-    fn check_shape(&self, chunk: Sectors, layout: Layout) -> Result<()> {
+    /// The shape's errors, found without a disk: with members as large as needed. Tells whether it is redundant.
+    fn check_shape(&self, chunk: Sectors, layout: Layout) -> Result<bool> {
         let plenty = Sectors(1 << 32);
         let sizes = vec![plenty; self.disks.len()];
         let component = usable_component(self.level, chunk, plenty);
@@ -245,15 +253,29 @@ impl Create {
         if !self.spares.is_empty() && !geometry.is_redundant() {
             return Err(Error::new(ErrorKind::Usage, format!("{} has no use for a spare", self.level)));
         }
-        if self.policy == Policy::Bitmap && !geometry.is_redundant() {
+        if self.policy == Some(Policy::Bitmap) && !geometry.is_redundant() {
             let text = format!("{} has no redundancy that a bitmap could bring back", self.level);
             return Err(Error::new(ErrorKind::Usage, text));
         }
-        Ok(())
+        Ok(geometry.is_redundant())
     }
 
-    /// Chunk and layout, checked.
-    fn shape(&self) -> Result<(Sectors, Layout)> {
+    /// The policy asked for, or the level's own if there is room for it on a disk of `size`.
+    fn policy_for(&self, redundant: bool, size: Sectors) -> Policy {
+        let own = match redundant {
+            true if Features::PPL.suits(self.level) => Policy::Ppl,
+            true => Policy::Bitmap,
+            false => Policy::None,
+        };
+        let fits = |policy: &Policy| {
+            let place = Placement::for_disk(size, *policy, self.metadata);
+            place.and_then(|place| place.data_size(size)).is_some_and(|data| data.0 >= 16)
+        };
+        self.policy.unwrap_or_else(|| Some(own).filter(fits).unwrap_or(Policy::None))
+    }
+
+    /// What it is to be, checked as far as that goes without disks.
+    fn form(&self) -> Result<Form> {
         let has_chunk = geometry::has_chunk(self.level);
         let chunk = match self.chunk {
             Some(_) if !has_chunk => {
@@ -267,12 +289,12 @@ impl Create {
             None => Sectors(0),
         };
         let layout = self.layout_number()?;
-        self.check_shape(chunk, layout)?;
-        Ok((chunk, layout))
+        let redundant = self.check_shape(chunk, layout)?;
+        Ok(Form { chunk, layout, redundant })
     }
 
     fn make_on(&self, made: &mut Made) -> Result<Lu> {
-        self.shape()?;
+        self.form()?;
         let disks = self.open_disks(made)?;
         if !self.overwrite {
             let mut found = Vec::new();
@@ -306,8 +328,7 @@ impl Create {
         all_new: bool,
         origin: &mut Origin<'_>,
     ) -> Result<Joined> {
-        let (chunk, layout) = self.shape()?;
-        let draft = self.draft(backend, ids, chunk, layout, all_new, origin)?;
+        let draft = self.draft(backend, ids, &self.form()?, all_new, origin)?;
         draft.write(backend, self.overwrite)?;
         let candidates = read_candidates(backend)?;
         join(candidates, draft.set, &Allow { dirty: true, ..Allow::default() })
@@ -341,11 +362,11 @@ impl Create {
         &self,
         backend: &dyn Backend,
         ids: &[DiskId],
-        chunk: Sectors,
-        layout: Layout,
+        form: &Form,
         all_new: bool,
         origin: &mut Origin<'_>,
     ) -> Result<Draft> {
+        let Form { chunk, layout, redundant } = *form;
         let adds_up = geometry::uses_whole_members(self.level);
         let size_of = |id: &DiskId| backend.info(*id).size;
         let smallest = ids.iter().map(size_of).min().unwrap_or(Sectors(0));
@@ -353,13 +374,13 @@ impl Create {
             let (name, size) = (backend.info(*id).name, size_of(id).bytes());
             Error::new(ErrorKind::Usage, format!("{name} is too small for a member: {size} bytes"))
         };
+        let policy = self.policy_for(redundant, smallest);
         let mut places = Vec::new();
         let mut data_sizes = Vec::new();
         for id in ids {
             let basis = if adds_up { size_of(id) } else { smallest };
             let tight = if adds_up { id } else { ids.iter().min_by_key(|id| size_of(id)).unwrap_or(id) };
-            let place =
-                Placement::for_disk(basis, self.policy, self.metadata).ok_or_else(|| too_small(tight))?;
+            let place = Placement::for_disk(basis, policy, self.metadata).ok_or_else(|| too_small(tight))?;
             let data =
                 place.data_size(size_of(id)).filter(|data| data.0 >= 16).ok_or_else(|| too_small(id))?;
             if data < chunk {
@@ -402,9 +423,8 @@ impl Create {
         let missing: Vec<u16> = (0..slots).filter(|&slot| self.disks[usize::from(slot)].is_none()).collect();
         let absent: SlotSet = missing.iter().map(|&slot| Slot(slot)).collect();
         // Where nobody else can be spared there is no redundancy that could disagree; zeroes agree anyway.
-        let redundant =
-            |slot: u16| !absent.contains(Slot(slot)) && geometry.tolerates(&absent.with(Slot(slot)));
-        let agrees = all_new || self.assume_clean || !(0..slots).any(redundant);
+        let spared = |slot: u16| !absent.contains(Slot(slot)) && geometry.tolerates(&absent.with(Slot(slot)));
+        let agrees = all_new || self.assume_clean || !(0..slots).any(spared);
         let resync_offset = if agrees { Sectors::MAX } else { Sectors(0) };
         let mut draft = Draft { set: (origin.uuid)()?, members: Vec::new() };
         let total = slots as usize + self.spares.len();
@@ -419,7 +439,7 @@ impl Create {
         let now = Time { micros: now.micros.max(1), ..now };
         let many_zones = geometry::has_zones(self.level) && are_unequal(&data_sizes, chunk);
         // Room for more than two records of any size: the kernel would make it "multiple" at its first start.
-        let policy = match self.policy {
+        let policy = match policy {
             Policy::Ppl => Features::MULTIPLE_PPLS,
             Policy::Bitmap => Features::BITMAP,
             Policy::None => Features::NONE,

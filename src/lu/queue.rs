@@ -276,12 +276,15 @@ impl Port for Side {
         lock(book).join(queue, slot, &mut entries, parity)
     }
 
-    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Holder {
+    fn log_write(&mut self, tag: u64, slot: Slot, copy: Option<u64>) -> Option<Holder> {
         let holder = self.holder(slot);
-        let Some(book) = &self.board.log else { return holder };
+        let book = self.board.log.as_ref()?;
         let wire = self.health.wires[slot.index()];
         let place = wire.and_then(|wire| Some((wire.disk, wire.log?)));
         let mut book = lock(book);
+        if !book.log.is_ready(slot) {
+            return None;
+        }
         let ring = place.map_or(Ring { length: Sectors(0), multiple: false }, |(_, log)| log.ring);
         let begun = book.log.begin(slot, holder, ring);
         let room = HEADER_BYTES + book.log.most_parity() as usize;
@@ -293,7 +296,7 @@ impl Port for Side {
         let (Some(region), Some((disk, log))) = (region, place) else {
             book.record(slot, begun.generation, &mut []);
             self.instant.extend([Some(tag), copy].into_iter().flatten().map(|tag| (tag, false)));
-            return holder;
+            return Some(holder);
         };
         let record = Span { region, offset: 0, len: HEADER_BYTES as u32 + begun.parity };
         book.record(slot, begun.generation, self.memory.bytes_mut(record));
@@ -314,7 +317,7 @@ impl Port for Side {
                 None => self.instant.push((copy, false)),
             }
         }
-        holder
+        Some(holder)
     }
 
     fn view(&mut self) -> Arc<View> {

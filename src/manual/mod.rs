@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`architecture`] | where does what belong, and what must a part never know |
 //! | [`vocabulary`] | what does a word mean here |
+//! | [`promises`] | what is promised, word for word, how far that goes, and which test guards it |
 //! | [`failure_model`] | what may go wrong, what is promised then, what is not |
 //! | [`on_disk`] | what is where on a member, and why |
 //! | [`lessons`] | what was learned the hard way |
@@ -13,6 +14,9 @@ pub mod architecture {}
 
 #[doc = include_str!("vocabulary.md")]
 pub mod vocabulary {}
+
+#[doc = include_str!("promises.md")]
+pub mod promises {}
 
 #[doc = include_str!("failure_model.md")]
 pub mod failure_model {}

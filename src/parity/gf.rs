@@ -37,6 +37,25 @@ pub const ORDER: usize = 255;
 /// The polynomial's low eight bits: what x^8 is replaced by.
 pub const POLYNOMIAL: u8 = 0x1d;
 
+/// For each coefficient the product with it as a matrix over the bits of a byte, as GFNI wants it: of eight bytes the last is
+/// the row for the lowest bit of the product, and in a row the bits are those of the other factor.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) static MATRICES: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut c = 0;
+    while c < 256 {
+        let mut bit = 0;
+        while bit < 64 {
+            let (row, column) = (bit / 8, bit % 8);
+            let set = mul(c as u8, 1 << column) >> row & 1;
+            table[c] |= (set as u64) << (8 * (7 - row) + column);
+            bit += 1;
+        }
+        c += 1;
+    }
+    table
+};
+
 /// For each coefficient its 16 products with a low nibble, then its 16 products with a high nibble (8 KiB in
 /// all).
 ///

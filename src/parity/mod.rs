@@ -37,6 +37,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod gf;
 mod portable;
 #[cfg(test)]

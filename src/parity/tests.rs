@@ -24,6 +24,12 @@ fn sets() -> Vec<Kernels> {
         // SAFETY: the CPU has just said that it has AVX2.
         sets.push(unsafe { Kernels::avx2() });
     }
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("gfni") {
+        #[allow(unsafe_code)]
+        // SAFETY: the CPU has just said that it has AVX-512F and GFNI.
+        sets.push(unsafe { Kernels::avx512() });
+    }
     sets
 }
 

@@ -390,8 +390,13 @@ impl SimDisks {
         let mut inner = self.inner();
         inner.note_log();
         inner.spill();
-        // The drives go on without it: for a later flush, these writes are over.
+        // The drives go on without it: for a later flush, these writes are over. What a flush has lost is not read back any
+        // more: nobody is left who was told, and what is in a cache only could not be told from what is not.
         for platter in &mut inner.platters {
+            for versions in platter.cache.values_mut() {
+                versions.retain(|version| !version.lost);
+            }
+            platter.cache.retain(|_, versions| !versions.is_empty());
             platter.completed += 1;
             let done = platter.completed;
             let open = platter
@@ -714,6 +719,7 @@ impl Inner {
             }
             Op::Write { at, fua: true, .. } if at.0 <= 8 && drive.faults.lost_superblock => {
                 drive.faults.lost_superblock = false;
+                drive.lags = true;
                 self.struck.superblocks += 1;
                 lost = true;
             }

@@ -265,10 +265,20 @@ impl Scenario {
 
     fn other_event(&self, random: &mut Random) -> What {
         let slot = random.below(u64::from(self.slots)) as u8;
+        // Where more may fail than can be spared, what a rebuild meets is what matters.
+        if self.beyond && random.one_in(3) {
+            let at = random.below(u64::from(self.component)) as u32;
+            return match random.below(6) {
+                0 | 1 => What::Latent(slot, at, random.range(1, 9) as u32),
+                2 => What::Fail(slot),
+                3 => What::Add,
+                _ => What::Cut(random.range(1, 60) as u32, self.back(random)),
+            };
+        }
         match random.below(64) {
             0..=19 => What::Run(random.range(1, 60) as u32),
             20..=22 => What::Drain,
-            23..=26 => What::Idle([1, 20, 210, 450, 900][random.below(5) as usize]),
+            23..=26 => What::Idle([1, 20, 210, 450, 900, 7000][random.below(6) as usize]),
             27..=29 => {
                 What::Latent(slot, random.below(u64::from(self.component)) as u32, random.range(1, 9) as u32)
             }
@@ -295,7 +305,11 @@ impl Scenario {
         let slot = |random: &mut Random| 1 + random.below(u64::from(self.slots)) as u8;
         Back {
             away: if random.one_in(4) { slot(random) } else { 0 },
-            again: if random.one_in(3) { random.range(1, 60) as u32 } else { 0 },
+            again: match random.below(6) {
+                0 => random.range(1, 60) as u32,
+                1 => random.range(1, 14) as u32,
+                _ => 0,
+            },
             rot: if random.one_in(10) { slot(random) } else { 0 },
         }
     }

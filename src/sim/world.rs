@@ -187,6 +187,10 @@ impl World {
         let data = if scenario.policy == Policy::Ppl { 4096 } else { 2048 };
         let size = data + u64::from(scenario.component);
         let mut create = Lu::create("sim", scenario.level).layout(&scenario.layout).policy(scenario.policy);
+        if scenario.policy == Policy::Bitmap {
+            // LUs as small as these would have one bit otherwise.
+            create = create.bitmap_chunk([4 << 10, 16 << 10, 64 << 10][scenario.salt as usize % 3]);
+        }
         if scenario.chunk > 0 {
             create = create.chunk(u64::from(scenario.chunk) * SECTOR);
         }

@@ -40,9 +40,10 @@ pub(crate) struct Create {
     /// Bytes to use of each disk; without it, as much as the smallest has.
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     size: Option<u64>,
-    /// How redundancy is brought back after a crash.
-    #[arg(long, value_enum, default_value_t = Policy::None)]
-    policy: Policy,
+    /// How redundancy is brought back after a crash; without it, ppl on raid5 and bitmap on other redundant
+    /// levels, where there is room.
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
     /// Version of the superblock: 1.0, 1.1 or 1.2.
     #[arg(long, value_name = "VERSION", value_parser = parse_minor, default_value = "1.2")]
     metadata: Minor,
@@ -94,10 +95,11 @@ impl Create {
     }
 
     fn describe(&self) -> lu::Create {
-        let mut create = Lu::create(&self.name, self.level)
-            .policy(self.policy.into())
-            .metadata(self.metadata)
-            .assume_clean(self.assume_clean);
+        let mut create =
+            Lu::create(&self.name, self.level).metadata(self.metadata).assume_clean(self.assume_clean);
+        if let Some(policy) = self.policy {
+            create = create.policy(policy.into());
+        }
         for disk in &self.disks {
             create = if disk.as_os_str() == "missing" { create.missing() } else { create.disk(disk) };
         }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
+use uraid::lu::Status;
 use uraid::{ErrorKind, Lu};
 
 use crate::console::Console;
@@ -49,6 +50,11 @@ impl Write {
         let interrupt = Interrupt::watch()?;
         let target = Target::resolve(&self.lu)?;
         let mut input = self.open_input()?;
+        // Before the LU is opened for writing: that alone may change its members.
+        let looked = target.look_before(&self.writing)?;
+        if looked.refusal.is_none() {
+            self.check(&looked).map_err(|failure| failure.note("0 bytes were written"))?;
+        }
         let lu = target.open_for_writing(&self.writing, console)?;
         let (name, uuid) = (lu.name().to_owned(), lu.uuid().to_string());
 
@@ -81,6 +87,14 @@ impl Write {
         }
     }
 
+    /// Is there room at the offset, and is the input no member?
+    fn check(&self, status: &Status) -> Outcome {
+        if let Some(path) = &self.input {
+            target::refuse_member(path, status)?;
+        }
+        if self.offset > status.size_bytes { Err(past_the_end(status.size_bytes)) } else { Ok(()) }
+    }
+
     fn input_failed(&self, error: &io::Error) -> Failure {
         Failure::file(self.input.as_deref().unwrap_or(Path::new("standard input")), error)
     }
@@ -95,13 +109,8 @@ impl Write {
         bar: &ProgressBar,
     ) -> Outcome {
         let status = lu.status();
-        if let Some(path) = &self.input {
-            target::refuse_member(path, &status)?;
-        }
+        self.check(&status)?;
         let end = lu.size();
-        if self.offset > end {
-            return Err(past_the_end(end));
-        }
         let piece = transfer::piece_bytes(&status);
         let (filler, drainer) = transfer::sides(piece as usize);
         // Not joined: it may wait for input that never comes. It never touches the LU.
