@@ -259,6 +259,9 @@ pub(super) fn clear(
     let Some(area) = sb.ppl_area() else { return Ok(()) };
     let header = ppl::Header { generation, entries: Vec::new() }.emit(sb.set_uuid);
     let rest = Area::new(area.start + ppl::HEADER, area.length - ppl::HEADER);
+    if keeps && planted(Bug::LogClearedEarly) {
+        return io.write_exact(disk, area.start, &header, true);
+    }
     if keeps {
         io.write_exact(disk, area.start, &header, true)?;
         io.flush(disk)?;

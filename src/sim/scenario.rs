@@ -29,6 +29,8 @@ pub enum What {
     Drain,
     /// So many milliseconds pass.
     Idle(u32),
+    /// For so many milliseconds nothing is written but, now and then, what is at a sector: queue, sector, how long.
+    Busy(u8, u32, u32),
     /// Sectors of a slot cannot be read: slot, sector of the data area, how many.
     Latent(u8, u32, u32),
     /// One read in so many of a slot's disk fails for a while: slot, how many.
@@ -236,8 +238,28 @@ impl Scenario {
             }
             let what = self.other_event(random);
             self.push(random, what);
+            if self.beyond && random.one_in(4) {
+                self.rebuild_with_losses(random);
+            }
         }
         self.push(random, What::Settle);
+    }
+
+    /// Where more may fail than can be spared: a rebuild that meets sectors nobody can give back, and the power going in it.
+    fn rebuild_with_losses(&mut self, random: &mut Random) {
+        let slot = random.below(u64::from(self.slots)) as u8;
+        for _ in 0..random.range(1, 3) {
+            let at = random.below(u64::from(self.component)) as u32;
+            self.push(random, What::Latent(slot, at, random.clone().range(1, 9) as u32));
+        }
+        let other = (slot + 1 + random.below(u64::from(self.slots) - 1) as u8) % self.slots;
+        for what in [What::Fail(other), What::Drain, What::Add, What::Run(random.range(20, 300) as u32)] {
+            self.push(random, what);
+        }
+        if random.one_in(2) {
+            let back = self.back(random);
+            self.push(random, What::Cut(random.clone().range(1, 60) as u32, back));
+        }
     }
 
     fn push(&mut self, random: &mut Random, what: What) {
@@ -265,19 +287,14 @@ impl Scenario {
 
     fn other_event(&self, random: &mut Random) -> What {
         let slot = random.below(u64::from(self.slots)) as u8;
-        // Where more may fail than can be spared, what a rebuild meets is what matters.
-        if self.beyond && random.one_in(3) {
-            let at = random.below(u64::from(self.component)) as u32;
-            return match random.below(6) {
-                0 | 1 => What::Latent(slot, at, random.range(1, 9) as u32),
-                2 => What::Fail(slot),
-                3 => What::Add,
-                _ => What::Cut(random.range(1, 60) as u32, self.back(random)),
-            };
-        }
         match random.below(64) {
             0..=19 => What::Run(random.range(1, 60) as u32),
             20..=22 => What::Drain,
+            // Long enough for the bits of everything else to be cleared.
+            26 if self.policy == Policy::Bitmap => {
+                let size = u64::from(self.component) * u64::from(self.slots);
+                What::Busy(0, random.below(size) as u32, random.range(9_000, 16_000) as u32)
+            }
             23..=26 => What::Idle([1, 20, 210, 450, 900, 7000][random.below(6) as usize]),
             27..=29 => {
                 What::Latent(slot, random.below(u64::from(self.component)) as u32, random.range(1, 9) as u32)
@@ -307,7 +324,7 @@ impl Scenario {
             away: if random.one_in(4) { slot(random) } else { 0 },
             again: match random.below(6) {
                 0 => random.range(1, 60) as u32,
-                1 => random.range(1, 14) as u32,
+                1 => random.range(20, 250) as u32,
                 _ => 0,
             },
             rot: if random.one_in(10) { slot(random) } else { 0 },
@@ -379,6 +396,7 @@ fn parse_event(line: &str) -> Option<Event> {
         "run" => What::Run(next()),
         "drain" => What::Drain,
         "idle" => What::Idle(next()),
+        "busy" => What::Busy(next() as u8, next(), next()),
         "latent" => What::Latent(next() as u8, next(), next()),
         "transient" => What::Transient(next() as u8, next()),
         "refuse-writes" => What::RefuseWrites(next() as u8, next()),
@@ -418,6 +436,7 @@ impl fmt::Display for Event {
             What::Run(steps) => write!(text, "run {steps}")?,
             What::Drain => text.push_str("drain"),
             What::Idle(millis) => write!(text, "idle {millis}")?,
+            What::Busy(queue, lba, millis) => write!(text, "busy {queue} {lba} {millis}")?,
             What::Latent(slot, at, sectors) => write!(text, "latent {slot} {at} {sectors}")?,
             What::Transient(slot, n) => write!(text, "transient {slot} {n}")?,
             What::RefuseWrites(slot, n) => write!(text, "refuse-writes {slot} {n}")?,

@@ -443,6 +443,15 @@ impl World {
                 let end = self.now + Duration::from_millis(u64::from(millis));
                 self.until("idling", |world| world.now >= end).map(drop)
             }
+            What::Busy(queue, lba, millis) => {
+                let end = self.now + Duration::from_millis(u64::from(millis));
+                while self.now < end && !self.disks.is_dead() && self.session.is_some() {
+                    self.write(queue, lba, 8, false)?;
+                    let next = self.now + Duration::from_millis(100);
+                    self.until("being busy", |world| world.now >= next)?;
+                }
+                Ok(())
+            }
             What::Cut(after, back) => {
                 self.disks.cut_in(u64::from(after.max(1)));
                 // Where nothing moves, the power goes all the same.
