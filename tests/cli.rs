@@ -877,12 +877,16 @@ fn an_interrupted_rebuild_goes_on_where_it_was() {
 fn an_lu_in_use_is_busy() {
     let bench = Bench::new();
     bench.raid5();
-    let mut command = bench.command("write ./d0");
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let begin = || bench.command("write ./d0").stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = begin();
     let start = Instant::now();
     while bench.run("wait ./d0").status.code() != Some(5) {
         assert!(start.elapsed() < Duration::from_secs(20), "never busy");
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(50));
+        // Whoever asks has the disks for a moment, too.
+        if child.try_wait().unwrap().is_some() {
+            child = begin();
+        }
     }
     for line in ["fail ./d0 ./d1", "remove ./d0 ./d1", "add ./d0 ./x", "rebuild ./d0", "wait ./d0"] {
         let output = bench.run(line);
