@@ -89,12 +89,14 @@ fn planted_mistakes_are_found() {
 }
 
 /// Those that are found soonest; `uraid-sim --planted list` names all.
-const PLANTED: [&str; 5] = [
-    "ack-before-failure-durable",
+const PLANTED: [&str; 7] = [
     "flush-skips-idle",
     "rebuild-misses-write",
     "modify-unsynced",
     "clean-before-flush",
+    "log-not-fua",
+    "log-reused-early",
+    "bit-set-late",
 ];
 
 #[test]
