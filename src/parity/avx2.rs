@@ -13,6 +13,7 @@ use core::arch::x86_64::{
 };
 
 use super::gf::{NIBBLES, POLYNOMIAL};
+use super::sums::sums;
 use super::{Kernels, Source, portable};
 
 impl Kernels {
@@ -39,154 +40,7 @@ impl Kernels {
     }
 }
 
-/// Bytes in a register.
-const LANE: usize = size_of::<__m256i>();
-
-/// `to` = sum of the sources.
-#[target_feature(enable = "avx2")]
-fn xor(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-    let mut at = 0;
-    while to.len() - at >= 4 * LANE {
-        xor_block::<4>(to, sources, accumulate, at);
-        at += 4 * LANE;
-    }
-    while to.len() - at >= LANE {
-        xor_block::<1>(to, sources, accumulate, at);
-        at += LANE;
-    }
-    portable::xor(to, sources, accumulate, at);
-}
-
-/// `N` registers of [`xor`].
-#[target_feature(enable = "avx2")]
-#[inline]
-fn xor_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool, at: usize) {
-    let mut sum = start::<N>(to, at, accumulate);
-    for source in sources {
-        add(&mut sum, &load(source.bytes, at));
-    }
-    store(to, at, &sum);
-}
-
-/// `p` = sum of the sources, `q` = sum of g^j times the source `order[j]`, by Horner's rule.
-#[target_feature(enable = "avx2")]
-fn pq(p: &mut [u8], q: &mut [u8], sources: &[Source<'_>], order: &[u8], accumulate: bool) {
-    let mut at = 0;
-    while p.len() - at >= 4 * LANE {
-        pq_block::<4>(p, q, sources, order, accumulate, at);
-        at += 4 * LANE;
-    }
-    while p.len() - at >= LANE {
-        pq_block::<1>(p, q, sources, order, accumulate, at);
-        at += LANE;
-    }
-    portable::pq(p, q, sources, order, accumulate, at);
-}
-
-/// `N` registers of each of [`pq`]'s sums.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn pq_block<const N: usize>(
-    p: &mut [u8],
-    q: &mut [u8],
-    sources: &[Source<'_>],
-    order: &[u8],
-    accumulate: bool,
-    at: usize,
-) {
-    let (mut p_sum, mut q_sum) = (start::<N>(p, at, accumulate), zero());
-    for &index in order.iter().rev() {
-        let data = load(sources[usize::from(index)].bytes, at);
-        add(&mut p_sum, &data);
-        double(&mut q_sum);
-        add(&mut q_sum, &data);
-    }
-    add(&mut q_sum, &start(q, at, accumulate));
-    store(p, at, &p_sum);
-    store(q, at, &q_sum);
-}
-
-/// `to` = sum of the first coefficients times the sources.
-#[target_feature(enable = "avx2")]
-fn one(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-    let mut at = 0;
-    while to.len() - at >= 4 * LANE {
-        one_block::<4>(to, sources, accumulate, at);
-        at += 4 * LANE;
-    }
-    while to.len() - at >= LANE {
-        one_block::<1>(to, sources, accumulate, at);
-        at += LANE;
-    }
-    portable::one(to, sources, accumulate, at);
-}
-
-/// `N` registers of [`one`].
-#[target_feature(enable = "avx2")]
-#[inline]
-fn one_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool, at: usize) {
-    let mut sum = start::<N>(to, at, accumulate);
-    for source in sources {
-        add_product(&mut sum, source.coef[0], &load(source.bytes, at));
-    }
-    store(to, at, &sum);
-}
-
-/// `to`, `to2` = sums of the first and of the second coefficients times the sources.
-#[target_feature(enable = "avx2")]
-fn two(to: &mut [u8], to2: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-    let mut at = 0;
-    while to.len() - at >= 4 * LANE {
-        two_block::<4>(to, to2, sources, accumulate, at);
-        at += 4 * LANE;
-    }
-    while to.len() - at >= LANE {
-        two_block::<1>(to, to2, sources, accumulate, at);
-        at += LANE;
-    }
-    portable::two(to, to2, sources, accumulate, at);
-}
-
-/// `N` registers of each of [`two`]'s sums.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn two_block<const N: usize>(
-    to: &mut [u8],
-    to2: &mut [u8],
-    sources: &[Source<'_>],
-    accumulate: bool,
-    at: usize,
-) {
-    let (mut sum, mut sum2) = (start::<N>(to, at, accumulate), start::<N>(to2, at, accumulate));
-    for source in sources {
-        let data = load(source.bytes, at);
-        match source.coef {
-            [1, coef] => {
-                add(&mut sum, &data);
-                add_product(&mut sum2, coef, &data);
-            }
-            [coef, 0] => add_product(&mut sum, coef, &data),
-            [0, coef] => add_product(&mut sum2, coef, &data),
-            coefs => add_products(&mut sum, &mut sum2, coefs, &data),
-        }
-    }
-    store(to, at, &sum);
-    store(to2, at, &sum2);
-}
-
-/// What a sum begins with: what the target holds, or zero.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn start<const N: usize>(to: &[u8], at: usize, accumulate: bool) -> [__m256i; N] {
-    if accumulate { load(to, at) } else { zero() }
-}
-
-/// A sum of nothing.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn zero<const N: usize>() -> [__m256i; N] {
-    [_mm256_setzero_si256(); N]
-}
+sums!("avx2", __m256i, _mm256_setzero_si256);
 
 /// `sum` += `data`.
 #[target_feature(enable = "avx2")]
@@ -195,6 +49,14 @@ fn add<const N: usize>(sum: &mut [__m256i; N], data: &[__m256i; N]) {
     for (sum, data) in sum.iter_mut().zip(data) {
         *sum = _mm256_xor_si256(*sum, *data);
     }
+}
+
+/// `sum` += `a` + `b`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_both<const N: usize>(sum: &mut [__m256i; N], a: &[__m256i; N], b: &[__m256i; N]) {
+    add(sum, a);
+    add(sum, b);
 }
 
 /// `sum` times the generator: a doubling, and the polynomial where the high bit (the sign) was set.
@@ -224,8 +86,7 @@ fn add_product<const N: usize>(sum: &mut [__m256i; N], coef: u8, data: &[__m256i
     }
 }
 
-/// `sum` += `coef[0]` * `data` and `sum2` += `coef[1]` * `data`, for coefficients that are not worth telling
-/// apart.
+/// `sum` += `coef[0]` * `data` and `sum2` += `coef[1]` * `data`.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn add_products<const N: usize>(
@@ -234,11 +95,21 @@ fn add_products<const N: usize>(
     coef: [u8; 2],
     data: &[__m256i; N],
 ) {
-    let [table, table2] = [Table::of(coef[0]), Table::of(coef[1])];
-    for ((sum, sum2), data) in sum.iter_mut().zip(sum2).zip(data) {
-        let nibbles = nibbles(*data);
-        *sum = _mm256_xor_si256(*sum, table.product(nibbles));
-        *sum2 = _mm256_xor_si256(*sum2, table2.product(nibbles));
+    match coef {
+        [1, coef] => {
+            add(sum, data);
+            add_product(sum2, coef, data);
+        }
+        [coef, 0] => add_product(sum, coef, data),
+        [0, coef] => add_product(sum2, coef, data),
+        _ => {
+            let [table, table2] = [Table::of(coef[0]), Table::of(coef[1])];
+            for ((sum, sum2), data) in sum.iter_mut().zip(sum2).zip(data) {
+                let nibbles = nibbles(*data);
+                *sum = _mm256_xor_si256(*sum, table.product(nibbles));
+                *sum2 = _mm256_xor_si256(*sum2, table2.product(nibbles));
+            }
+        }
     }
 }
 

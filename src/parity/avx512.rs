@@ -16,6 +16,7 @@ use core::arch::x86_64::{
 };
 
 use super::gf::MATRICES;
+use super::sums::sums;
 use super::{Kernels, Source, portable};
 
 impl Kernels {
@@ -41,151 +42,7 @@ impl Kernels {
     }
 }
 
-/// Bytes in a register.
-const LANE: usize = size_of::<__m512i>();
-
-/// `to` = sum of the sources.
-#[target_feature(enable = "avx512f,gfni")]
-fn xor(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-    let mut at = 0;
-    while to.len() - at >= 4 * LANE {
-        xor_block::<4>(to, sources, accumulate, at);
-        at += 4 * LANE;
-    }
-    while to.len() - at >= LANE {
-        xor_block::<1>(to, sources, accumulate, at);
-        at += LANE;
-    }
-    portable::xor(to, sources, accumulate, at);
-}
-
-/// `N` registers of [`xor`].
-#[target_feature(enable = "avx512f,gfni")]
-#[inline]
-fn xor_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool, at: usize) {
-    let mut sum = start::<N>(to, at, accumulate);
-    let (pairs, rest) = sources.as_chunks::<2>();
-    for [a, b] in pairs {
-        add_both(&mut sum, &load(a.bytes, at), &load(b.bytes, at));
-    }
-    for source in rest {
-        add(&mut sum, &load(source.bytes, at));
-    }
-    store(to, at, &sum);
-}
-
-/// `p` = sum of the sources, `q` = sum of g^j times the source `order[j]`, by Horner's rule.
-#[target_feature(enable = "avx512f,gfni")]
-fn pq(p: &mut [u8], q: &mut [u8], sources: &[Source<'_>], order: &[u8], accumulate: bool) {
-    let mut at = 0;
-    while p.len() - at >= 4 * LANE {
-        pq_block::<4>(p, q, sources, order, accumulate, at);
-        at += 4 * LANE;
-    }
-    while p.len() - at >= LANE {
-        pq_block::<1>(p, q, sources, order, accumulate, at);
-        at += LANE;
-    }
-    portable::pq(p, q, sources, order, accumulate, at);
-}
-
-/// `N` registers of each of [`pq`]'s sums.
-#[target_feature(enable = "avx512f,gfni")]
-#[inline]
-fn pq_block<const N: usize>(
-    p: &mut [u8],
-    q: &mut [u8],
-    sources: &[Source<'_>],
-    order: &[u8],
-    accumulate: bool,
-    at: usize,
-) {
-    let (mut p_sum, mut q_sum) = (start::<N>(p, at, accumulate), zero());
-    for &index in order.iter().rev() {
-        let data = load(sources[usize::from(index)].bytes, at);
-        add(&mut p_sum, &data);
-        double(&mut q_sum);
-        add(&mut q_sum, &data);
-    }
-    add(&mut q_sum, &start(q, at, accumulate));
-    store(p, at, &p_sum);
-    store(q, at, &q_sum);
-}
-
-/// `to` = sum of the first coefficients times the sources.
-#[target_feature(enable = "avx512f,gfni")]
-fn one(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-    let mut at = 0;
-    while to.len() - at >= 4 * LANE {
-        one_block::<4>(to, sources, accumulate, at);
-        at += 4 * LANE;
-    }
-    while to.len() - at >= LANE {
-        one_block::<1>(to, sources, accumulate, at);
-        at += LANE;
-    }
-    portable::one(to, sources, accumulate, at);
-}
-
-/// `N` registers of [`one`].
-#[target_feature(enable = "avx512f,gfni")]
-#[inline]
-fn one_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool, at: usize) {
-    let mut sum = start::<N>(to, at, accumulate);
-    for source in sources {
-        add_product(&mut sum, source.coef[0], &load(source.bytes, at));
-    }
-    store(to, at, &sum);
-}
-
-/// `to`, `to2` = sums of the first and of the second coefficients times the sources.
-#[target_feature(enable = "avx512f,gfni")]
-fn two(to: &mut [u8], to2: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-    let mut at = 0;
-    while to.len() - at >= 4 * LANE {
-        two_block::<4>(to, to2, sources, accumulate, at);
-        at += 4 * LANE;
-    }
-    while to.len() - at >= LANE {
-        two_block::<1>(to, to2, sources, accumulate, at);
-        at += LANE;
-    }
-    portable::two(to, to2, sources, accumulate, at);
-}
-
-/// `N` registers of each of [`two`]'s sums.
-#[target_feature(enable = "avx512f,gfni")]
-#[inline]
-fn two_block<const N: usize>(
-    to: &mut [u8],
-    to2: &mut [u8],
-    sources: &[Source<'_>],
-    accumulate: bool,
-    at: usize,
-) {
-    let (mut sum, mut sum2) = (start::<N>(to, at, accumulate), start::<N>(to2, at, accumulate));
-    for source in sources {
-        let data = load(source.bytes, at);
-        add_product(&mut sum, source.coef[0], &data);
-        add_product(&mut sum2, source.coef[1], &data);
-    }
-    store(to, at, &sum);
-    store(to2, at, &sum2);
-}
-
-/// What a sum begins with: what the target holds, or zero.
-#[target_feature(enable = "avx512f,gfni")]
-#[inline]
-fn start<const N: usize>(to: &[u8], at: usize, accumulate: bool) -> [__m512i; N] {
-    if accumulate { load(to, at) } else { zero() }
-}
-
-/// A sum of nothing.
-#[target_feature(enable = "avx512f,gfni")]
-#[inline]
-fn zero<const N: usize>() -> [__m512i; N] {
-    [_mm512_setzero_si512(); N]
-}
+sums!("avx512f,gfni", __m512i, _mm512_setzero_si512);
 
 /// `sum` += `data`.
 #[target_feature(enable = "avx512f,gfni")]
@@ -230,6 +87,19 @@ fn add_product<const N: usize>(sum: &mut [__m512i; N], coef: u8, data: &[__m512i
             }
         }
     }
+}
+
+/// `sum` += `coef[0]` * `data` and `sum2` += `coef[1]` * `data`.
+#[target_feature(enable = "avx512f,gfni")]
+#[inline]
+fn add_products<const N: usize>(
+    sum: &mut [__m512i; N],
+    sum2: &mut [__m512i; N],
+    coef: [u8; 2],
+    data: &[__m512i; N],
+) {
+    add_product(sum, coef[0], data);
+    add_product(sum2, coef[1], data);
 }
 
 /// The matrix of the product with `coef`, in every quarter of a register.

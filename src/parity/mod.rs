@@ -41,6 +41,8 @@ mod avx2;
 mod avx512;
 pub mod gf;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod sums;
 #[cfg(test)]
 mod tests;
 

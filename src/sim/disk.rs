@@ -7,7 +7,7 @@
 //!
 //! Faults are put here by the governor: sectors that cannot be read until they are written, reads and writes that fail
 //! (a write perhaps half done), a flush that fails and loses the cache, a drive that hangs, that vanishes, or that says it
-//! wrote a superblock and did not. When the power is gone everything fails.
+//! wrote a superblock and did not, or wrote it elsewhere. When the power is gone everything fails.
 //!
 //! Refuses to know: what is on the disks, what is promised, and time (it is told).
 
@@ -187,7 +187,9 @@ struct Flight {
     failure: Option<Failure>,
     /// Fails, or is not done at all, when so many sectors are moved.
     fails_after: Option<u64>,
+    /// Acknowledged, and not where it should be: nowhere, or so many sectors further on.
     lost: bool,
+    astray: Option<u64>,
 }
 
 struct Port {
@@ -328,6 +330,11 @@ impl SimDisks {
     /// A sector as it would be read now.
     pub(super) fn peek(&self, platter: usize, sector: u64) -> Bytes {
         self.inner().platters[platter].newest(sector)
+    }
+
+    /// A log is damaged.
+    pub(super) fn tear_log(&self) {
+        self.inner().tore_log = true;
     }
 
     /// Changes bits of a sector behind everybody's back.
@@ -573,9 +580,11 @@ impl Inner {
                 }
             }
             Op::Write { buf, .. } => {
-                if flight.lost {
-                    return;
-                }
+                let sector = match (flight.lost, flight.astray) {
+                    (false, _) => sector,
+                    (true, Some(further)) => sector + further,
+                    (true, None) => return,
+                };
                 let mut bytes = [0; SECTOR as usize];
                 bytes.copy_from_slice(&buf.bytes()[range]);
                 platter.faults.latent.remove(&sector);
@@ -702,7 +711,7 @@ impl Inner {
             let result = Err(refused.unwrap_or(Failure::GONE));
             return self.deliver(queue, op.done(ticket, result));
         };
-        let (mut fails_after, mut lost) = (None, false);
+        let (mut fails_after, mut lost, mut astray) = (None, false, None);
         match &op {
             Op::Read { buf, .. }
                 if drive.faults.transient > 0 && self.random.one_in(drive.faults.transient.into()) =>
@@ -722,6 +731,11 @@ impl Inner {
                 drive.lags = true;
                 self.struck.superblocks += 1;
                 lost = true;
+                if self.random.one_in(2) {
+                    // Into what follows the superblock: the bitmap or the log, where there is one.
+                    astray = Some(8);
+                    self.tore_log = true;
+                }
             }
             _ => {}
         }
@@ -738,6 +752,7 @@ impl Inner {
             failure: None,
             fails_after,
             lost,
+            astray,
         };
         self.flights.push(flight);
     }

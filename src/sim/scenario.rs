@@ -39,7 +39,7 @@ pub enum What {
     RefuseWrites(u8, u32),
     /// The next flush of a slot's disk fails and loses its cache.
     LoseFlush(u8),
-    /// The next superblock written to a slot's disk is lost.
+    /// The next superblock written to a slot's disk is lost, or goes astray.
     LoseSuperblock(u8),
     /// A slot's disk hangs for so many milliseconds.
     Hang(u8, u32),
@@ -72,7 +72,7 @@ pub struct Back {
     pub away: u8,
     /// The power goes again after so many disk operations from the start of assembly; 0: it does not.
     pub again: u32,
-    /// A bit of this slot's superblock has rotten meanwhile, if it can be spared: slot + 1, or 0.
+    /// A bit of this slot's superblock, bitmap or log has rotten meanwhile, if it can be spared: slot + 1, or 0.
     pub rot: u8,
 }
 

@@ -914,7 +914,12 @@ impl World {
             self.oracle.may_flip = true;
         } else if let Some(platter) = spared(self, back.rot) {
             let byte = self.random.below(256) as usize;
-            self.disks.rot(platter, 8, byte);
+            // The superblock, or what follows it: the bitmap or the log, where there is one.
+            let sector = if self.random.one_in(2) { 8 } else { 16 };
+            self.disks.rot(platter, sector, byte);
+            if sector > 8 {
+                self.disks.tear_log();
+            }
             self.governor.hurt.insert(platter);
             self.oracle.may_flip = true;
         }
