@@ -459,7 +459,7 @@ fn make_durable(joined: &mut Joined, backend: &dyn Backend) -> Result<()> {
     Ok(())
 }
 
-/// The members that are written, as their superblocks were read.
+/// The members that are written: their superblocks as they were read, but for what is not believed of them.
 pub(super) fn members_of(joined: &Joined, backend: &dyn Backend) -> Members {
     let list = joined.in_use().into_iter().filter_map(|index| {
         let candidate = &joined.candidates[index];
@@ -475,7 +475,14 @@ pub(super) fn members_of(joined: &Joined, backend: &dyn Backend) -> Members {
         .filter_map(|(slot, place)| Some((joined.candidates[(*place)?].disk, Slot(slot as u16))));
     let replacing = joined.replacements.iter().flatten().map(|&index| joined.candidates[index].disk);
     let freshest = joined.candidates[joined.freshest].disk;
-    Members::new(list.collect(), freshest, filled, replacing)
+    let mut members = Members::new(list.collect(), freshest, filled, replacing);
+    // A superblock must not say more than is believed of its member, not even in the first round.
+    for (number, member) in joined.view.devices().enumerate() {
+        if let Presence::Below(watermark) = member.presence {
+            members.set_watermark(Slot(number as u16), Some(watermark));
+        }
+    }
+    members
 }
 
 /// Starts an LU that may be started.
@@ -557,13 +564,7 @@ pub(super) fn start_on(
     board.set_chunks_marked(joined.bitmap.as_ref().map_or(0, |joined| joined.bitmap.count_set()));
     let mut keeper = None;
     if !read_only {
-        let mut members = members_of(&joined, &*backend);
-        // A superblock must not say more than is believed of its member, not even in the first round.
-        for (number, member) in joined.view.devices().enumerate() {
-            if let Presence::Below(watermark) = member.presence {
-                members.set_watermark(Slot(number as u16), Some(watermark));
-            }
-        }
+        let members = members_of(&joined, &*backend);
         if board.geometry.is_redundant() {
             let absent: &[Slot] = &joined.newly_missing;
             keeper = Some(Keeper::new(&board, members, absent, record)?);
