@@ -19,7 +19,7 @@ use crate::units::{DiskLba, MemberLba, Sectors, Slot};
 
 use super::assemble::Joined;
 use super::create::fill_area;
-use super::open::members_of;
+use super::open::{members_of, round_to_blocks};
 
 /// Where a member's log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,14 +108,17 @@ pub(super) fn newest(
 ///
 /// Before that, the absence of members is recorded: what the logs say of blocks that nobody has now is lost with them, and
 /// whoever comes back must not be taken for one that is in sync. A member that cannot be written is given up, if it can be
-/// spared.
+/// spared. `block`: sectors in the LU's block.
 pub(super) fn ready(
     joined: &mut Joined,
     backend: &mut Arc<dyn Backend>,
+    block: u64,
     read_only: bool,
     wall: Time,
 ) -> Result<Option<Book>> {
     loop {
+        // (Whoever is given up has it joined anew.)
+        round_to_blocks(&mut joined.view, block);
         match attempt(joined, backend, read_only, wall) {
             Ok(book) => return Ok(book),
             Err((None, error)) => return Err(error),

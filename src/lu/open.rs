@@ -433,7 +433,7 @@ pub(super) fn refuse_writing(joined: &Joined, degraded: bool) -> Result<()> {
 
 /// Bad ranges, watermarks and how far redundancy agrees come from superblocks in sectors; I/O is whole blocks. Rounded to the
 /// safe side.
-fn round_to_blocks(view: &mut View, block: u64) {
+pub(super) fn round_to_blocks(view: &mut View, block: u64) {
     for member in view.members.iter_mut().chain(&mut view.replacements) {
         for (start, end) in &mut member.bad {
             (start.0, end.0) = (start.0 - start.0 % block, end.0.next_multiple_of(block));
@@ -539,8 +539,9 @@ pub(super) fn start_on(
     if !read_only && joined.geometry.is_redundant() {
         make_durable(&mut joined, &*backend)?;
     }
-    let book = log::ready(&mut joined, &mut backend, read_only, wall)?;
-    round_to_blocks(&mut joined.view, u64::from(block) / SECTOR);
+    let sectors = u64::from(block) / SECTOR;
+    let book = log::ready(&mut joined, &mut backend, sectors, read_only, wall)?;
+    round_to_blocks(&mut joined.view, sectors);
     let wire = |place: &Option<usize>| {
         let candidate = &joined.candidates[(*place)?];
         let found = candidate.found.as_ref().ok()?;
