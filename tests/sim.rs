@@ -10,7 +10,8 @@ use uraid::sim::{Scenario, run};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_uraid-sim");
 
 /// Scenarios that broke a promise, by name; each says what it found.
-const REGRESSIONS: [(&str, &str); 15] = [
+const REGRESSIONS: [(&str, &str); 16] = [
+    ("given up on one disk only", include_str!("sim/given_up_on_one_disk_only.txt")),
     ("two rounds cut short", include_str!("sim/two_rounds_cut_short.txt")),
     ("ahead by a spare, then failed", include_str!("sim/ahead_then_failed.txt")),
     ("rebuilt but not recorded", include_str!("sim/rebuilt_but_not_recorded.txt")),

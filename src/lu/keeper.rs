@@ -1109,6 +1109,10 @@ impl Keeper {
                     (map.cells() - data..map.cells()).map(|cell| map.cell(cell).slot).collect();
                 for slot in parities {
                     self.give_up_cell(slot, slot, filling.stripe, rows);
+                    // The disk that is to replace the slot's has no better parity.
+                    if let Some((number, _)) = self.view.replacement(slot) {
+                        self.give_up_cell(number, slot, filling.stripe, rows);
+                    }
                 }
             }
         }
