@@ -213,7 +213,8 @@ fn inverses_powers_and_logarithms_fit_together() {
 #[test]
 fn every_length() {
     let mut random = Random(1);
-    let (last, step) = if cfg!(miri) { (170, 13) } else { (300, 1) };
+    // Up to two turns of the widest kernels, some single registers, and a rest.
+    let (last, step) = if cfg!(miri) { (170, 13) } else { (600, 1) };
     for length in (0..=last).step_by(step) {
         for shape in SHAPES {
             let count = random.below(21);
