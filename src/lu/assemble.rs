@@ -25,7 +25,6 @@ use crate::format::badblocks::BadBlocks;
 use crate::format::superblock::{Features, Found, Role, Superblock, Time, Uuid, WRITE_MOSTLY};
 use crate::geometry::{Geometry, Shape};
 use crate::plan::{Member as MemberView, Presence, View};
-use crate::planted::{Bug, planted};
 use crate::recovery::replay;
 use crate::units::{Level, MemberLba, Sectors, Slot, SlotSet};
 
@@ -384,8 +383,7 @@ pub(super) fn judge(
         );
         return Fate::Aside(MemberState::Stale, why);
     }
-    let tolerated = if planted(Bug::StaleRuleOffByOne) { 2 } else { 1 };
-    if sb.events.saturating_add(tolerated) < facts.events {
+    if sb.events.saturating_add(1) < facts.events {
         let why = format!("it missed writes: it is at event {}, {fresh_name} at {}", sb.events, facts.events);
         return Fate::Aside(MemberState::Stale, why);
     }
