@@ -3,7 +3,7 @@
 //! there without each single member.
 //!
 //! ```text
-//! cargo test --test chains                                  ten chains
+//! cargo test --test chains                                  six chains
 //! cargo test --test chains -- --chains 200 --seed 1000      two hundred others
 //! cargo test --test chains -- --seed 7 --show               the script of one
 //! ```
@@ -605,7 +605,7 @@ fn main() -> ExitCode {
     if filter.is_some_and(|filter| !"chains".contains(filter.as_str())) {
         return ExitCode::SUCCESS;
     }
-    let (first, count) = (argument("--seed").unwrap_or(1), argument("--chains").unwrap_or(10));
+    let (first, count) = (argument("--seed").unwrap_or(1), argument("--chains").unwrap_or(6));
     if arguments.iter().any(|argument| argument == "--show") {
         println!("{}", chain(first));
         return ExitCode::SUCCESS;

@@ -65,7 +65,7 @@ fn seeds_pass() {
 }
 
 /// Seeds in the ordinary test run.
-const SEEDS: &str = "20000";
+const SEEDS: &str = "16000";
 
 #[test]
 fn the_same_seed_is_the_same_run() {
