@@ -541,7 +541,8 @@ impl Queue {
     /// Reads `buffer.len()` bytes from byte `offset` of the LU into `buffer`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if offset or length are no multiples of the LU's block size or reach past its end;
+    /// [`ErrorKind::Usage`] if offset or length are no multiples of the LU's block size (the last block of an LU may be shorter)
+    /// or reach past its end;
     /// [`ErrorKind::Busy`] if `depth` requests are under way. The buffer is then lost to the caller only in name: it is dropped.
     pub fn read(&mut self, cookie: u64, buffer: AlignedBuf, offset: u64) -> Result<()> {
         let lba = self.check(offset, buffer.len())?;
@@ -625,7 +626,9 @@ impl Queue {
         let block = u64::from(self.board.block);
         let end = offset.checked_add(len as u64);
         let size = self.board.geometry.size().bytes();
-        if len == 0 || !offset.is_multiple_of(block) || !(len as u64).is_multiple_of(block) {
+        // An LU whose size is no multiple of the block ends in a shorter one.
+        let is_whole = (len as u64).is_multiple_of(block) || end == Some(size);
+        if len == 0 || !offset.is_multiple_of(block) || !is_whole {
             let text =
                 format!("offset {offset} and length {len} must be multiples of {block} bytes, and not empty");
             return Err(Error::new(ErrorKind::Usage, text));

@@ -8,6 +8,7 @@ use uraid::format::bitmap::Header;
 use uraid::format::ppl;
 use uraid::format::signature;
 use uraid::format::superblock::{Minor, SLOT_BYTES, Superblock, Uuid, locate};
+use uraid::serve::nbd::wire::{Contexts, REQUEST_HEAD, REQUEST_MAGIC, Request, Wanted, option_head};
 use uraid::units::{DiskLba, Sectors};
 use uraid::{Error, ErrorKind};
 
@@ -15,12 +16,13 @@ use uraid::{Error, ErrorKind};
 pub type Body = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 6] = [
     ("superblock", superblock),
     ("badblocks", badblocks),
     ("bitmap", bitmap),
     ("ppl", ppl_header),
     ("signature", disk),
+    ("nbd", nbd),
 ];
 
 /// Byte 0: the place; bytes 1 to 8: the size of the disk; then the slot. A second pass makes place and
@@ -125,5 +127,24 @@ pub fn disk(data: &[u8]) {
     match locate(read, size) {
         Ok(found) => assert!(found.at.0 < size.0),
         Err(not_found) => assert!(!not_found.to_string().is_empty()),
+    }
+}
+
+/// The data of an option, or a request: each is read as all that it could be.
+pub fn nbd(data: &[u8]) {
+    if let Some(wanted) = Wanted::parse(data) {
+        assert_eq!(6 + wanted.name.len() + 2 * wanted.infos.len(), data.len());
+    }
+    if let Some(contexts) = Contexts::parse(data) {
+        let queries: usize = contexts.queries.iter().map(|query| 4 + query.len()).sum();
+        assert_eq!(8 + contexts.name.len() + queries, data.len());
+    }
+    if let Some(head) = data.first_chunk() {
+        let _ = option_head(head);
+    }
+    if let Some(head) = data.first_chunk::<REQUEST_HEAD>() {
+        let mut head = *head;
+        head[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
+        assert_eq!(Request::parse(&head).map(|request| request.emit()), Some(head));
     }
 }

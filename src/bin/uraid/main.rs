@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `create status list scan inspect read write` | the verbs: an LU and its bytes |
 //! | `fail remove add spare replace rebuild wait` | the verbs: its members |
+//! | `export` | the verb: an LU as a block device |
 //! | `demo completions man` | the verbs: the rest |
 //! | `target` | from an LU argument to the disks it means |
 //! | `show`, `json` | an LU for people and for programs |
@@ -28,6 +29,7 @@ mod completions;
 mod console;
 mod create;
 mod demo;
+mod export;
 mod fail;
 mod failure;
 mod inspect;
@@ -91,6 +93,7 @@ enum Verb {
     Replace(replace::Replace),
     Rebuild(rebuild::Rebuild),
     Wait(wait::Wait),
+    Export(export::Export),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -113,6 +116,7 @@ impl Verb {
             Verb::Replace(verb) => verb.run(console),
             Verb::Rebuild(verb) => verb.run(console),
             Verb::Wait(verb) => verb.run(console),
+            Verb::Export(verb) => verb.run(console),
             Verb::Demo(verb) => verb.run(console),
             Verb::Completions(verb) => verb.run(console),
             Verb::Man(verb) => verb.run(console),

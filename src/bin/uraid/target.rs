@@ -23,7 +23,7 @@ pub(crate) use uraid::lu::status::quoted;
 const DEFAULT_CONFIG: &str = "/etc/uraid/uraid.toml";
 
 /// Leave to use what is otherwise left alone.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 pub(crate) struct Leave {
     /// Use DISK although the others have been written without it.
     #[arg(long, value_name = "DISK")]
@@ -48,6 +48,13 @@ pub(crate) struct Writing {
     degraded: bool,
     #[command(flatten)]
     leave: Leave,
+}
+
+impl Writing {
+    /// For verbs that hold an LU for long, and start also with members newly absent.
+    pub(crate) fn also_degraded(leave: &Leave) -> Writing {
+        Writing { degraded: true, leave: leave.clone() }
+    }
 }
 
 /// The disks an LU argument means.

@@ -1,0 +1,437 @@
+//! A connection after its handshake: one thread, one queue of the LU, one socket that never blocks it.
+//!
+//! The thread turns in a loop: take requests off the socket, drive the queue, put replies on the socket, and
+//! sleep when none of the three moves. Payloads go from the socket into the buffer that the LU writes from,
+//! and from the buffer that the LU read into to the socket. As the queue is driven whatever the socket does,
+//! a client that does not read its replies holds up nobody else.
+//!
+//! Promises: at most [`REQUESTS`] requests and [`REQUEST_BYTES`], and one more, are held; every request that
+//! was read is answered unless the connection breaks; a payload that is not whole is never written. When the
+//! server stops, requests under way are finished and later ones refused. Refuses to know how it was agreed
+//! upon what is served.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::Lu;
+use crate::disk::AlignedBuf;
+use crate::engine::Keep;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lu::{Completion, Queue};
+
+use super::handshake::Terms;
+use super::intake::{Arrived, Intake};
+use super::outbox::{Outbox, Reply};
+use super::wire::{Command, Errno, Request, flag};
+use super::{PATIENCE_SECONDS, REQUEST_BYTES, REQUESTS, timespec};
+
+/// Bytes that are zeroed at a time: whole stripes of most LUs.
+const ZEROES: u64 = 1 << 20;
+
+/// Most bytes of buffers kept for the next requests.
+const KEPT: usize = 16 << 20;
+
+/// How long to sleep while something is under way: after that, whoever holds a lock that is waited for is
+/// helped along.
+const NAP: Duration = Duration::from_millis(10);
+
+/// A connection. See the [module's text](self).
+pub(super) struct Connection<'a> {
+    // Before the queue, so that it is closed before the queue lets go of the disks.
+    queue_fd: Option<OwnedFd>,
+    queue: Queue,
+    lu: &'a Lu,
+    read_only: bool,
+    terms: Terms,
+    socket: BorrowedFd<'a>,
+    /// Readable when the server stops.
+    bell: BorrowedFd<'a>,
+    /// Once it stops: how long the client has to take its last replies.
+    leaving: Option<Instant>,
+    intake: Intake,
+    outbox: Outbox,
+    /// The write whose payload is on its way.
+    coming: Option<Coming>,
+    /// What the LU works on, by the queue's cookie.
+    jobs: Vec<Option<Job>>,
+    free: Vec<usize>,
+    /// Bytes of buffers that requests and replies hold.
+    held: usize,
+    kept: Vec<AlignedBuf>,
+    kept_bytes: usize,
+}
+
+/// A write that waits for its payload.
+struct Coming {
+    request: Request,
+    /// What it holds.
+    cost: usize,
+    refusal: Option<Errno>,
+}
+
+/// A request the LU works on.
+struct Job {
+    request: Request,
+    /// Bytes it holds.
+    cost: usize,
+    /// A zeroing has come this far, in bytes of the LU.
+    at: u64,
+}
+
+/// Which blocks a range of bytes touches.
+struct Blocks {
+    start: u64,
+    len: usize,
+    keep: Keep,
+}
+
+impl<'a> Connection<'a> {
+    /// A connection over `socket`, which is not blocking. `bell` is readable when it is time to go.
+    ///
+    /// # Errors
+    /// Those of [`Lu::queue`]; [`ErrorKind::Io`] if the system has no descriptor left.
+    pub(super) fn new(
+        lu: &'a Lu,
+        read_only: bool,
+        terms: Terms,
+        socket: BorrowedFd<'a>,
+        bell: BorrowedFd<'a>,
+    ) -> Result<Connection<'a>> {
+        let queue = lu.queue(REQUESTS)?;
+        // A copy: to sleep on the queue's own would be to keep others from driving it meanwhile.
+        let queue_fd = queue.event_fd(|fd| fd.map(|fd| fd.try_clone_to_owned()).transpose());
+        let queue_fd = queue_fd.map_err(|error| {
+            Error::new(ErrorKind::Io, "no descriptor for a connection").with_source(error)
+        })?;
+        Ok(Connection {
+            queue_fd,
+            queue,
+            lu,
+            read_only,
+            terms,
+            socket,
+            bell,
+            leaving: None,
+            intake: Intake::new(),
+            outbox: Outbox::new(),
+            coming: None,
+            jobs: (0..REQUESTS).map(|_| None).collect(),
+            free: (0..REQUESTS).rev().collect(),
+            held: 0,
+            kept: Vec::new(),
+            kept_bytes: 0,
+        })
+    }
+
+    /// Serves until the client leaves, cannot be understood, or the server stops.
+    ///
+    /// # Errors
+    /// Why the connection broke.
+    pub(super) fn serve(mut self) -> io::Result<()> {
+        let mut done = Vec::new();
+        loop {
+            let mut moved = self.take_requests()?;
+            self.queue.poll(&mut done, None);
+            for completion in done.drain(..) {
+                moved = true;
+                self.finish(completion);
+            }
+            moved |= self.send_replies()?;
+            if self.is_over() {
+                return Ok(());
+            }
+            if !moved {
+                self.sleep(&mut done)?;
+            }
+        }
+    }
+
+    fn take_requests(&mut self) -> io::Result<bool> {
+        let mut moved = false;
+        while self.intake.is_amid_payload() || self.has_room() {
+            let Some(arrived) = self.intake.next(self.socket)? else { break };
+            moved = true;
+            match arrived {
+                Arrived::Head(request) => self.begin(request),
+                Arrived::Payload(payload) => self.write(payload),
+            }
+        }
+        Ok(moved)
+    }
+
+    fn has_room(&self) -> bool {
+        let requests = REQUESTS - self.free.len() + self.outbox.len();
+        requests < REQUESTS && self.held < REQUEST_BYTES as usize
+    }
+
+    fn send_replies(&mut self) -> io::Result<bool> {
+        let mut moved = false;
+        while let Some(reply) = self.outbox.next_sent(self.socket)? {
+            moved = true;
+            self.held -= reply.cost;
+            if let Some((buffer, _)) = reply.data {
+                self.keep(buffer);
+            }
+        }
+        Ok(moved)
+    }
+
+    fn is_over(&self) -> bool {
+        let answered = self.free.len() == REQUESTS && self.outbox.len() == 0;
+        let leaving = self.intake.has_ended() || self.leaving.is_some();
+        (leaving && answered) || self.leaving.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Sleeps until the socket, the queue or the server wants something.
+    fn sleep(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        // The bell, asked for nothing, stands in for what is not waited for. (A socket asked for nothing
+        // would still tell that the client has hung up, again and again.)
+        let silence = (self.bell, PollFlags::empty());
+        let wanted = self.wanted();
+        let socket = if wanted.is_empty() { silence } else { (self.socket, wanted) };
+        let queue = self.queue_fd.as_ref().map_or(silence, |fd| (fd.as_fd(), PollFlags::IN));
+        let bell = if self.leaving.is_none() { (self.bell, PollFlags::IN) } else { silence };
+        let mut fds = [socket, queue, bell].map(|(fd, wanted)| PollFd::from_borrowed_fd(fd, wanted));
+
+        let working = self.queue.in_flight() > 0;
+        let left = self.leaving.map(|until| until.saturating_duration_since(Instant::now()));
+        let wait = if working { Some(NAP) } else { left };
+        let woken = match poll(&mut fds, wait.map(timespec).as_ref()) {
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            woken => woken?,
+        };
+        let [socket, _, bell] = fds.map(|fd| fd.revents());
+        let broken = PollFlags::HUP | PollFlags::ERR;
+        if socket.intersects(PollFlags::IN | broken) {
+            self.intake.set_readable();
+        }
+        if socket.intersects(PollFlags::OUT | broken) {
+            self.outbox.set_writable();
+        }
+        if bell.contains(PollFlags::IN) {
+            self.leaving = Some(Instant::now() + Duration::from_secs(PATIENCE_SECONDS));
+        }
+        if woken == 0 && working {
+            // With a wait, so that it drives other queues whose locks this one may wait for.
+            self.queue.poll(done, Some(Duration::from_millis(1)));
+        }
+        Ok(())
+    }
+
+    /// What the socket is good for now.
+    fn wanted(&self) -> PollFlags {
+        let reads = !self.intake.has_ended() && (self.intake.is_amid_payload() || self.has_room());
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::IN, reads);
+        wanted.set(PollFlags::OUT, self.outbox.len() > 0);
+        wanted
+    }
+}
+
+/// Requests.
+impl Connection<'_> {
+    fn begin(&mut self, request: Request) {
+        let refusal = self.refusal(&request);
+        match (request.command, refusal) {
+            (Command::Disconnect, _) => self.intake.end(),
+            (Command::Write, None) => {
+                let blocks = self.blocks(request.offset, request.length.into());
+                let (head, cost) = (blocks.keep.head as usize, blocks.len);
+                let buffer = self.buffer(blocks.len);
+                self.held += cost;
+                self.intake.expect(buffer, head, request.length as usize);
+                self.coming = Some(Coming { request, cost, refusal });
+            }
+            (Command::Write, Some(_)) => {
+                self.intake.discard(request.length as usize);
+                self.coming = Some(Coming { request, cost: 0, refusal });
+            }
+            (_, Some(error)) => self.answer(request, Some(error)),
+            (Command::BlockStatus, None) => {
+                self.outbox.push(Reply::allocated(request.cookie, request.length));
+            }
+            (Command::Read | Command::WriteZeroes, None) if request.length == 0 => self.answer(request, None),
+            (Command::Read, None) => self.read(request),
+            (Command::WriteZeroes, None) => self.zero(request, request.offset, None),
+            // Nothing was ever written that a flush could make stable.
+            (Command::Flush, None) if !self.read_only => self.flush(request),
+            // Hints, and what `refusal` has refused.
+            (Command::Flush | Command::Trim | Command::Cache | Command::Other(_), None) => {
+                self.answer(request, None);
+            }
+        }
+    }
+
+    /// Why `request` cannot be done, as far as that can be seen from outside.
+    fn refusal(&self, request: &Request) -> Option<Errno> {
+        use Command::{BlockStatus, Cache, Disconnect, Flush, Other, Read, Trim, Write, WriteZeroes};
+        let known = match request.command {
+            Read => flag::FUA | if self.terms.structured { flag::DF } else { 0 },
+            Write | Flush | Trim | Cache => flag::FUA,
+            WriteZeroes => flag::FUA | flag::NO_HOLE | flag::FAST_ZERO,
+            BlockStatus => flag::FUA | flag::REQ_ONE,
+            Disconnect => return None,
+            Other(_) => return Some(Errno::Inval),
+        };
+        let changes = matches!(request.command, Write | WriteZeroes | Trim);
+        let carries = matches!(request.command, Read | Write);
+        let end = request.offset.checked_add(request.length.into());
+        let is_past_end = request.command != Flush && end.is_none_or(|end| end > self.lu.size());
+        if self.leaving.is_some() {
+            Some(Errno::Shutdown)
+        } else if changes && self.read_only {
+            Some(Errno::Perm)
+        } else if request.has(!known) || (carries && request.length > REQUEST_BYTES) {
+            Some(Errno::Inval)
+        } else if is_past_end {
+            Some(if matches!(request.command, Write | WriteZeroes) { Errno::NoSpc } else { Errno::Inval })
+        } else if request.command == BlockStatus && (!self.terms.allocation || request.length == 0) {
+            Some(Errno::Inval)
+        } else if request.has(flag::FAST_ZERO) {
+            Some(Errno::NotSup) // Zeros are written: that is no faster than to write them.
+        } else {
+            None
+        }
+    }
+
+    fn read(&mut self, request: Request) {
+        let blocks = self.blocks(request.offset, request.length.into());
+        let buffer = self.buffer(blocks.len);
+        self.start(Job { request, cost: blocks.len, at: 0 }, |queue, cookie| {
+            queue.read(cookie, buffer, blocks.start)
+        });
+    }
+
+    /// A write's payload is here, or has gone by.
+    fn write(&mut self, payload: Option<AlignedBuf>) {
+        let Some(Coming { request, cost, refusal }) = self.coming.take() else { return };
+        self.held -= cost;
+        let buffer = match payload {
+            Some(buffer) if request.length > 0 => buffer,
+            _ => return self.answer(request, refusal),
+        };
+        let blocks = self.blocks(request.offset, request.length.into());
+        self.start(Job { request, cost, at: 0 }, |queue, cookie| {
+            queue.write_part(cookie, buffer, blocks.start, request.has(flag::FUA), blocks.keep)
+        });
+    }
+
+    /// Zeroes the next part from `at` on, with `zeros` if they fit.
+    fn zero(&mut self, request: Request, at: u64, zeros: Option<AlignedBuf>) {
+        let end = request.offset + u64::from(request.length);
+        let part_end = (at - at % ZEROES + ZEROES).min(end);
+        let blocks = self.blocks(at, part_end - at);
+        let zeros = zeros.filter(|zeros| zeros.len() == blocks.len);
+        let zeros = zeros.unwrap_or_else(|| AlignedBuf::new(blocks.len));
+        self.start(Job { request, cost: blocks.len, at: part_end }, |queue, cookie| {
+            queue.write_part(cookie, zeros, blocks.start, request.has(flag::FUA), blocks.keep)
+        });
+    }
+
+    fn flush(&mut self, request: Request) {
+        self.start(Job { request, cost: 0, at: 0 }, Queue::flush);
+    }
+
+    /// Hands a job to the queue, or answers why that cannot be.
+    fn start(&mut self, job: Job, submit: impl FnOnce(&mut Queue, u64) -> Result<()>) {
+        let Some(index) = self.free.pop() else { return self.answer(job.request, Some(Errno::Io)) };
+        match submit(&mut self.queue, index as u64) {
+            Ok(()) => {
+                self.held += job.cost;
+                self.jobs[index] = Some(job);
+            }
+            Err(error) => {
+                self.free.push(index);
+                self.answer(job.request, Some(errno(&error)));
+            }
+        }
+    }
+
+    /// The queue is done with a job.
+    fn finish(&mut self, completion: Completion) {
+        let index = completion.cookie as usize;
+        let Some(Job { request, cost, at }) = self.jobs[index].take() else { return };
+        self.free.push(index);
+        self.held -= cost;
+        let buffer = completion.buffer;
+        match (request.command, completion.result) {
+            (Command::Read, Ok(())) => {
+                if let Some(buffer) = buffer {
+                    self.answer_read(request, buffer, cost);
+                }
+            }
+            (Command::WriteZeroes, Ok(())) if at < request.offset + u64::from(request.length) => {
+                // Bytes that were kept may have come into the buffers of parts that are no whole blocks.
+                let block = u64::from(self.lu.block_size());
+                let whole = at.is_multiple_of(block) && request.offset.is_multiple_of(block);
+                self.zero(request, at, buffer.filter(|_| whole));
+            }
+            (Command::WriteZeroes, result) => self.answer(request, result.err().as_ref().map(errno)),
+            (_, result) => {
+                if let Some(buffer) = buffer {
+                    self.keep(buffer);
+                }
+                self.answer(request, result.err().as_ref().map(errno));
+            }
+        }
+    }
+
+    fn answer_read(&mut self, request: Request, buffer: AlignedBuf, cost: usize) {
+        let head = self.blocks(request.offset, request.length.into()).keep.head as usize;
+        let range: Range<usize> = head..head + request.length as usize;
+        let mut reply = Reply::data(request.cookie, request.offset, buffer, range, self.terms.structured);
+        reply.cost = cost;
+        self.held += cost;
+        self.outbox.push(reply);
+    }
+
+    fn answer(&mut self, request: Request, error: Option<Errno>) {
+        self.outbox.push(Reply::plain(request.cookie, error, self.terms.structured));
+    }
+}
+
+/// Memory.
+impl Connection<'_> {
+    /// The blocks around `length` bytes at `offset`. An LU whose size is no multiple of its block ends in a
+    /// shorter one.
+    fn blocks(&self, offset: u64, length: u64) -> Blocks {
+        let block = u64::from(self.lu.block_size());
+        let start = offset - offset % block;
+        let end = (offset + length).next_multiple_of(block).min(self.lu.size());
+        let keep = Keep { head: (offset - start) as u32, tail: (end - offset - length) as u32 };
+        Blocks { start, len: (end - start) as usize, keep }
+    }
+
+    /// A buffer of `len` bytes with anything in it.
+    fn buffer(&mut self, len: usize) -> AlignedBuf {
+        match self.kept.iter().rposition(|buffer| buffer.len() == len) {
+            Some(index) => {
+                self.kept_bytes -= len;
+                self.kept.swap_remove(index)
+            }
+            None => AlignedBuf::new(len),
+        }
+    }
+
+    /// Keeps `buffer` for the next request of its size; the oldest ones go.
+    fn keep(&mut self, buffer: AlignedBuf) {
+        self.kept_bytes += buffer.len();
+        self.kept.push(buffer);
+        while self.kept_bytes > KEPT || self.kept.len() > REQUESTS {
+            self.kept_bytes -= self.kept.remove(0).len();
+        }
+    }
+}
+
+/// What the client is told of an error of the LU's.
+fn errno(error: &Error) -> Errno {
+    match error.kind() {
+        ErrorKind::Usage => Errno::Inval,
+        ErrorKind::Busy => Errno::Shutdown,
+        _ => Errno::Io,
+    }
+}

@@ -1,0 +1,81 @@
+//! An LU as a network block device: a server of the NBD protocol, fixed newstyle, over a Unix socket or TCP.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use uraid::serve::nbd::{Address, Listener, Server};
+//! use uraid::{Lu, lu::Access};
+//!
+//! # fn main() -> uraid::Result<()> {
+//! let lu = Arc::new(Lu::assemble().beside("disks/d0.img").access(Access::Write).open()?);
+//! let address: Address = "unix:/run/data.sock".parse()?;
+//! let server = Server::start(lu.clone(), false, Listener::bind(&address)?)?;
+//! // ... serve, until
+//! server.stop();
+//! if let Some(lu) = Arc::into_inner(lu) {
+//!     lu.stop()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is spoken
+//! Options: LIST, INFO, GO, EXPORT_NAME, ABORT, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT
+//! (`base:allocation`); all others are answered "unsupported". Commands: READ, WRITE, FLUSH, WRITE_ZEROES,
+//! TRIM, CACHE, BLOCK_STATUS, DISC. There is one export, the LU, by its name or the empty name. Nothing is
+//! encrypted and nobody is asked who he is: a Unix socket has mode 0600, and TCP beyond this machine is for
+//! whoever says [`Reach::Network`].
+//!
+//! # Promises
+//! - A reply of success to WRITE, and then of success to a FLUSH sent after it on *any* connection, means
+//!   stable: what [`Lu::flush`](crate::Lu::flush) promises. A WRITE or WRITE_ZEROES with FUA is stable with
+//!   its own reply.
+//! - Any offset and length is served; blocks of [`Lu::block_size`](crate::Lu::block_size) cost least.
+//! - Requests of one connection are worked on together, up to [`REQUESTS`] and [`REQUEST_BYTES`] and one more
+//!   of at most that size, and answered as they end, in any order. Beyond that the client is not read from:
+//!   it waits, nobody else.
+//! - `base:allocation` says "allocated" of everything, since that is what is known; TRIM and CACHE are hints
+//!   that are taken note of and change nothing. Zeros are written, not punched: FAST_ZERO is always refused,
+//!   as the protocol wants it then.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`wire`] | the protocol's bytes, in and out; pure |
+//! | `handshake` | options, until both sides know what is served; any stream |
+//! | `connection` | requests and replies: one thread, one queue of the LU, one socket |
+//! | `intake`, `outbox` | its two directions, bytes that come in parts and go in parts |
+//! | `server` | who may connect, how many, and how it all ends |
+//! | `address` | where to listen |
+
+use std::time::Duration;
+
+use rustix::event::Timespec;
+
+mod address;
+mod connection;
+mod handshake;
+mod intake;
+mod outbox;
+mod server;
+pub mod wire;
+
+pub use address::{Address, Listener, Reach};
+pub use server::Server;
+
+/// Connections at a time, those that are not done with their handshake counted. More are closed at once.
+pub const CONNECTIONS: usize = 64;
+
+/// Requests of one connection that have been read and not been answered.
+pub const REQUESTS: usize = 128;
+
+/// Most bytes of one READ or WRITE, and of payload that is held for one connection before it is read from
+/// again.
+pub const REQUEST_BYTES: u32 = 32 << 20;
+
+/// Seconds a client may take from its connection to its first request, and to take its last replies when the
+/// server stops.
+pub const PATIENCE_SECONDS: u64 = 10;
+
+/// For system calls. Nothing here waits for longer than [`PATIENCE_SECONDS`].
+fn timespec(wait: Duration) -> Timespec {
+    Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
+}

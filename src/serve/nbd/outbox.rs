@@ -1,0 +1,221 @@
+//! The other direction of a connection: replies become bytes as the socket takes them.
+//!
+//! Never waits: what the socket does not take stays. Many replies go in one system call, data straight from
+//! the buffers it was read into. Promises: a reply is handed back, with its buffer, once all of it is sent.
+//! Refuses to know what it answers.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno as SystemErrno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+use crate::disk::AlignedBuf;
+
+use super::handshake::ALLOCATION_ID;
+use super::wire::{CHUNK_HEAD, Errno, SIMPLE_HEAD, chunk, only_chunk, simple_reply};
+
+/// Most bytes before the data of a reply.
+const LONGEST_HEAD: usize = CHUNK_HEAD + 12;
+
+/// Parts of replies in one system call.
+const PARTS: usize = 64;
+
+/// A reply.
+pub(super) struct Reply {
+    head: [u8; LONGEST_HEAD],
+    head_len: usize,
+    /// A buffer and what of it is sent.
+    pub data: Option<(AlignedBuf, Range<usize>)>,
+    /// What its sender wants to know when it is sent.
+    pub cost: usize,
+}
+
+impl Reply {
+    /// It is done, or not, and why. `structured` is how the client wants it.
+    pub(super) fn plain(cookie: u64, error: Option<Errno>, structured: bool) -> Reply {
+        match error {
+            Some(error) if structured => {
+                // The number, and a text of no length.
+                let number = (error as u32).to_be_bytes();
+                Reply::of(&only_chunk(cookie, chunk::ERROR, 6), &[number, [0; 4]].concat()[..6])
+            }
+            None if structured => Reply::of(&only_chunk(cookie, chunk::NONE, 0), &[]),
+            error => Reply::of(&simple_reply(cookie, error), &[]),
+        }
+    }
+
+    /// The data of a read at byte `offset`: `range` of `buffer`, not empty.
+    pub(super) fn data(
+        cookie: u64,
+        offset: u64,
+        buffer: AlignedBuf,
+        range: Range<usize>,
+        structured: bool,
+    ) -> Reply {
+        let mut reply = if structured {
+            let length = range.len() as u32 + 8;
+            Reply::of(&only_chunk(cookie, chunk::OFFSET_DATA, length), &offset.to_be_bytes())
+        } else {
+            Reply::of(&simple_reply(cookie, None), &[])
+        };
+        reply.data = Some((buffer, range));
+        reply
+    }
+
+    /// All `length` bytes asked about are allocated.
+    pub(super) fn allocated(cookie: u64, length: u32) -> Reply {
+        let extent = [ALLOCATION_ID, length, 0].map(u32::to_be_bytes);
+        Reply::of(&only_chunk(cookie, chunk::BLOCK_STATUS, 12), &extent.concat())
+    }
+
+    fn of(first: &[u8], second: &[u8]) -> Reply {
+        let mut head = [0; LONGEST_HEAD];
+        head[..first.len()].copy_from_slice(first);
+        head[first.len()..first.len() + second.len()].copy_from_slice(second);
+        Reply { head, head_len: first.len() + second.len(), data: None, cost: 0 }
+    }
+
+    fn parts(&self) -> [&[u8]; 2] {
+        let data = self.data.as_ref().map_or(&[][..], |(buffer, range)| &buffer[range.clone()]);
+        [&self.head[..self.head_len], data]
+    }
+
+    fn len(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+}
+
+const _: () = assert!(LONGEST_HEAD >= SIMPLE_HEAD);
+
+/// Replies on their way out.
+pub(super) struct Outbox {
+    replies: VecDeque<Reply>,
+    /// Bytes of the first that are gone.
+    sent: usize,
+    writable: bool,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Outbox {
+        Outbox { replies: VecDeque::new(), sent: 0, writable: true }
+    }
+
+    /// Puts a reply at the end.
+    pub(super) fn push(&mut self, reply: Reply) {
+        self.replies.push_back(reply);
+    }
+
+    /// Replies that are not all sent.
+    pub(super) fn len(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// The socket may take more.
+    pub(super) fn set_writable(&mut self) {
+        self.writable = true;
+    }
+
+    /// Sends what the socket takes; the next reply that is all gone, or `None` if it takes no more.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(super) fn next_sent(&mut self, socket: impl AsFd) -> io::Result<Option<Reply>> {
+        loop {
+            let front = self.replies.front().map(Reply::len);
+            if let Some(length) = front.filter(|length| self.sent >= *length) {
+                self.sent -= length;
+                return Ok(self.replies.pop_front());
+            }
+            if front.is_none() || !self.writable {
+                return Ok(None);
+            }
+            self.send(&socket)?;
+        }
+    }
+
+    /// One system call.
+    fn send(&mut self, socket: impl AsFd) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); PARTS];
+        let (mut used, mut wanted, mut skip) = (0, 0, self.sent);
+        for part in self.replies.iter().flat_map(Reply::parts) {
+            let gone = skip.min(part.len());
+            skip -= gone;
+            let part = &part[gone..];
+            if used == PARTS {
+                break;
+            }
+            if !part.is_empty() {
+                slices[used] = IoSlice::new(part);
+                (used, wanted) = (used + 1, wanted + part.len());
+            }
+        }
+        let mut nothing = SendAncillaryBuffer::default();
+        // A client that is gone is an error here, never a signal.
+        match sendmsg(socket, &slices[..used], &mut nothing, SendFlags::NOSIGNAL) {
+            Err(SystemErrno::INTR) => {}
+            Err(SystemErrno::AGAIN) => self.writable = false,
+            Err(error) => return Err(error.into()),
+            Ok(sent) => {
+                self.writable = sent == wanted;
+                self.sent += sent;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn all_of_it_arrives_in_order_through_a_narrow_socket() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut outbox = Outbox::new();
+        let mut expected = Vec::new();
+        for n in 0..200u64 {
+            let mut buffer = AlignedBuf::new(64 << 10);
+            buffer.fill(n as u8);
+            expected.extend(simple_reply(n, None));
+            expected.extend(&buffer[100..60_000]);
+            outbox.push(Reply { cost: n as usize, ..Reply::data(n, 0, buffer, 100..60_000, false) });
+            outbox.push(Reply::plain(n, Some(Errno::Io), false));
+            expected.extend(simple_reply(n, Some(Errno::Io)));
+        }
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).unwrap();
+            all
+        });
+        let mut costs = Vec::new();
+        while outbox.len() > 0 {
+            outbox.set_writable();
+            while let Some(sent) = outbox.next_sent(&server).unwrap() {
+                costs.extend(sent.data.is_some().then_some(sent.cost));
+            }
+        }
+        drop(server);
+        assert!(reader.join().unwrap() == expected, "not the same bytes");
+        assert_eq!(costs, (0..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn structured_replies_announce_what_follows() {
+        for (reply, payload) in [
+            (Reply::plain(1, None, true), 0),
+            (Reply::plain(1, Some(Errno::Io), true), 6),
+            (Reply::allocated(1, 4096), 12),
+            (Reply::data(1, 5, AlignedBuf::new(512), 1..101, true), 108),
+        ] {
+            assert_eq!(reply.len(), CHUNK_HEAD + payload);
+            assert_eq!(reply.head[16..20], (payload as u32).to_be_bytes());
+        }
+    }
+}
