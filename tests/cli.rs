@@ -32,6 +32,7 @@ impl Bench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_uraid"));
         command.args(line.split_whitespace()).current_dir(self.folder.path());
         command.env("URAID_CONFIG", self.path("uraid.toml")).stdin(Stdio::null());
+        command.env("URAID_RUNTIME_DIR", self.path("run"));
         command
     }
 

@@ -142,6 +142,38 @@ fn a_rebuild_that_is_cut_goes_on_where_it_was() {
 }
 
 #[test]
+fn work_rests_while_it_is_paused_and_goes_on_when_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lu, paths, _) = make(dir.path(), Level::Raid5, 3, 1);
+    let model = pattern(lu.size() as usize, 11);
+    lu.write_at(&model, 0).unwrap();
+    // What has not begun does not begin.
+    lu.pause_work();
+    lu.fail(&paths[1]).unwrap();
+    settled(&lu);
+    assert_eq!((lu.status().state, lu.status().spares), (State::Degraded, 1));
+    // The keeper sleeps by now, for as long as nothing happens.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    lu.resume_work();
+    // What is under way rests where it is, also if both are said at once.
+    assert!(!lu.watch_work(&mut |work| work.is_none_or(|work| work.done_bytes == 0)).unwrap());
+    lu.pause_work();
+    settled(&lu);
+    let rests = lu.status().work.expect("something is left");
+    assert!(0 < rests.done_bytes && rests.done_bytes < rests.total_bytes, "{rests:?}");
+    lu.resume_work();
+    lu.pause_work();
+    settled(&lu);
+    assert_eq!(lu.status().state, State::Rebuilding);
+    lu.pause_work();
+    lu.resume_work();
+    settled(&lu);
+    assert_eq!(lu.status().state, State::Healthy, "{:#?}", lu.status());
+    assert!(read_all(&lu) == model);
+    lu.stop().unwrap();
+}
+
+#[test]
 fn a_rebuild_that_fills_all_memory_is_written_down_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let paths = paths(dir.path(), 2);

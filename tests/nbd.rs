@@ -77,6 +77,7 @@ impl Bench {
     fn uraid(&self, line: &str) -> Process {
         let mut command = Process::new(env!("CARGO_BIN_EXE_uraid"));
         command.args(line.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env("URAID_RUNTIME_DIR", self.path("run"));
         command
     }
 

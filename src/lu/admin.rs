@@ -194,7 +194,7 @@ impl Lu {
     }
 
     /// The disk by whatever path it is named.
-    fn row(&self, path: &Path) -> Result<Row> {
+    pub(super) fn row(&self, path: &Path) -> Result<Row> {
         let rows = lock(&self.board.roster).clone();
         if let Some(row) = rows.iter().find(|row| Path::new(&row.name) == path) {
             return Ok(row.clone());

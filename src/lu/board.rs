@@ -54,6 +54,8 @@ pub(super) struct Inbox {
     pub stop: bool,
     /// Do not go on with recovery; checkpoint instead.
     pub pause: bool,
+    /// Go on with recovery after a pause.
+    pub resume: bool,
     /// Changes of membership, in order.
     pub changes: Vec<Change>,
 }
@@ -196,7 +198,7 @@ impl Board {
     pub(super) fn settle(&self) {
         let inbox = lock(&self.inbox);
         let told = !inbox.failed.is_empty() || !inbox.blocks.is_empty() || !inbox.changes.is_empty();
-        let empty = !inbox.dirty_wanted && !told;
+        let empty = !inbox.dirty_wanted && !inbox.resume && !told;
         self.settled.store(empty, SeqCst);
     }
 

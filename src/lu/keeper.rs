@@ -170,6 +170,8 @@ pub(super) struct Keeper {
     dirty_wanted: bool,
     stop: bool,
     pause: bool,
+    /// It was said to go on since the last round was looked for.
+    resumed: bool,
     pub(super) walk: Option<Walk>,
     /// Walks ended so far.
     walks: u64,
@@ -223,6 +225,7 @@ impl Keeper {
             dirty_wanted: false,
             stop: false,
             pause: false,
+            resumed: false,
             walk: None,
             walks: 0,
             walk_started: None,
@@ -259,7 +262,7 @@ impl Keeper {
         self.listen();
         let failed = !self.failed.is_empty() || !self.failed_replacements.is_empty();
         let told = self.dirty_wanted || failed || !self.changes.is_empty() || !self.blocks.is_empty();
-        if self.round.is_none() && told {
+        if self.round.is_none() && (told || self.resumed) {
             return Some(Duration::ZERO);
         }
         if self.round.as_ref().is_some_and(|round| round.left == 0) {
@@ -292,10 +295,15 @@ impl Keeper {
     }
 
     fn listen(&mut self) {
-        let Inbox { dirty_wanted, failed, blocks, stop, pause, changes } = self.board.take_inbox();
+        let Inbox { dirty_wanted, failed, blocks, stop, pause, resume, changes } = self.board.take_inbox();
         self.blocks.extend(blocks);
         self.dirty_wanted |= dirty_wanted;
         self.stop |= stop;
+        // What a member could not flush is a reason to rest that no word takes away.
+        if resume && !self.board.shared.flush_lost() {
+            self.pause = false;
+            self.resumed = true;
+        }
         self.pause |= pause;
         self.changes.extend(changes);
         for (slot, disk) in failed {
@@ -321,6 +329,9 @@ impl Keeper {
 
     fn next_round(&mut self, now: Now) {
         let shared = self.board.shared.clone();
+        if std::mem::take(&mut self.resumed) && self.walk.is_none() && !self.pause && !self.stop {
+            self.plan_recovery();
+        }
         if self.members.lags {
             return self.begin(Cause::CatchUp, now, Vec::new());
         }

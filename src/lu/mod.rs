@@ -31,6 +31,7 @@ mod admin;
 mod assemble;
 mod bitmap;
 mod board;
+mod change;
 mod create;
 mod keeper;
 mod log;
@@ -54,6 +55,7 @@ use crate::format::superblock::Uuid;
 use crate::units::{Lba, Level, SECTOR, Slot};
 
 pub use crate::disk::{Access as DiskAccess, IoMode};
+pub use change::{Change, Changed, DiskName};
 pub use create::Create;
 pub use look::{Inspection, Scanned, inspect, scan};
 pub use open::{Access, Assemble};
@@ -190,21 +192,43 @@ impl Lu {
     /// # Errors
     /// [`ErrorKind::Io`] if the LU can no longer record its state.
     pub fn wait_for_work(&self, progress: &mut dyn FnMut(Work) -> bool) -> Result<()> {
+        if !self.watch_work(&mut |work| work.is_none_or(&mut *progress))? {
+            self.pause_work();
+        }
+        Ok(())
+    }
+
+    /// Watches until no resync or rebuild is under way or about to begin, calling `progress` every few milliseconds with
+    /// what is under way; `None` between two stretches. If that returns false, stops watching, and the work goes on.
+    /// True if there is nothing left to watch: all is done, or [paused](Lu::pause_work).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the LU can no longer record its state.
+    pub fn watch_work(&self, progress: &mut dyn FnMut(Option<Work>) -> bool) -> Result<bool> {
         loop {
             if self.board.shared.is_broken() {
                 return Err(Error::new(ErrorKind::Io, "the superblocks cannot be written"));
             }
             let work = *lock(&self.board.work);
-            if let Some(work) = work {
-                if !progress(work) {
-                    self.board.tell_keeper(|inbox| inbox.pause = true);
-                    return Ok(());
-                }
-            } else if self.board.is_settled() || lock(&self.keeper).is_none() {
-                return Ok(());
+            if work.is_none() && (self.board.is_settled() || lock(&self.keeper).is_none()) {
+                return Ok(true);
+            }
+            if !progress(work) {
+                return Ok(false);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Pauses long work at a checkpoint, what is under way and what would begin later; a pause does not outlive the
+    /// opening of the LU.
+    pub fn pause_work(&self) {
+        self.board.tell_keeper(|inbox| inbox.pause = true);
+    }
+
+    /// Goes on with long work that was paused, from where it was.
+    pub fn resume_work(&self) {
+        self.board.tell_keeper(|inbox| (inbox.pause, inbox.resume) = (false, true));
     }
 
     /// Finishes what is under way, flushes, marks the LU clean and lets go of its disks.

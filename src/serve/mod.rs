@@ -2,6 +2,9 @@
 //!
 //! A face sees an LU as a flat device of bytes: a size, reads, writes, flushes. It promises that nothing a
 //! client sends can hurt the LU, the process or another client. It refuses to know members, levels, and where
-//! its LU came from.
+//! its LU came from. (The control socket passes on what is said of members, and decides nothing about them.)
 
+#[cfg(feature = "control")]
+pub mod control;
+#[cfg(feature = "nbd")]
 pub mod nbd;

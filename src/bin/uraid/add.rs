@@ -2,8 +2,7 @@
 //! anything that looks like data unless the LU's name is given as a second word.
 
 use clap::Args;
-use uraid::Lu;
-use uraid::lu::{MemberState, MemberStatus};
+use uraid::lu::{Change, MemberState, MemberStatus};
 
 use crate::change::{Changed, Confirm, Request};
 use crate::console::Console;
@@ -28,9 +27,8 @@ impl Add {
 
     /// Adds the disk; back once it is on record.
     pub(crate) fn carry_out(&self, console: &Console) -> Outcome<Changed> {
-        let disk = &self.request.disk;
-        let add = |lu: &Lu| self.confirm.carry_out(lu, console, |overwrite| lu.add(disk, overwrite));
-        self.request.carry_out(console, |lu, _| add(lu))
+        let change = |overwrite| Change::Add { disk: self.request.disk.clone(), overwrite };
+        self.request.carry_out(console, |lu| self.confirm.carry_out(lu, console, change))
     }
 
     /// What the disk is to the LU now.

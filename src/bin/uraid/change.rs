@@ -1,20 +1,22 @@
-//! What the verbs that change an LU's members share: opening it, letting the change be made, stopping clean,
-//! and saying what became of the LU and what to type next.
+//! What the verbs that change an LU's members share: reaching it, letting the change be made, letting go of
+//! it clean, and saying what became of the LU and what to type next.
 //!
 //! A change is on the disks when it returns. A spare that takes over in consequence has begun then, on
-//! record, and no more: filling it takes its time, and `uraid rebuild` is for that.
+//! record, and no more: filling it takes its time. A holder goes on with it; where there is none, `uraid
+//! rebuild` is for that.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use uraid::lu::{MemberState, MemberStatus, Status};
-use uraid::{ErrorKind, Lu};
+use uraid::ErrorKind;
+use uraid::lu::{self, Change, DiskName, MemberState, MemberStatus, Status};
 
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::target::{self, Target, Writing, quoted};
+use crate::reached::Reached;
+use crate::target::{self, Target, Writing};
 use crate::{json, show};
 
 /// Which disk of which LU.
@@ -40,7 +42,7 @@ pub(crate) struct Confirm {
 pub(crate) struct Changed {
     /// What the disk was before, or the empty slot that was named; `None` for a stranger.
     pub(crate) before: Option<MemberStatus>,
-    /// The LU as its disks say it is now.
+    /// The LU as it is now.
     pub(crate) status: Status,
     /// The LU when it was let go: what a rebuild could not give back meanwhile is said nowhere else.
     held: Status,
@@ -62,67 +64,53 @@ struct Report<'a> {
 }
 
 impl Request {
-    /// Opens the LU and has `change` made, which is told what the disk is so far. However that ends, the LU
-    /// is stopped clean.
+    /// Reaches the LU and has `change` made, which is told how. However that ends, an LU that was opened for
+    /// it is stopped clean.
     pub(crate) fn carry_out(
         &self,
         console: &Console,
-        change: impl FnOnce(&Lu, Option<&MemberStatus>) -> Outcome,
+        change: impl FnOnce(&mut Reached) -> Outcome<lu::Changed>,
     ) -> Outcome<Changed> {
         let target = Target::resolve(&self.lu)?;
-        let lu = target.open_for_writing(&self.writing, console)?;
-        let status = lu.status();
-        let named = self.find_in(&status);
-        let changed = named.and_then(|(disk, before)| {
-            change(&lu, before.as_ref())?;
-            let_a_spare_begin(&lu)?;
-            Ok((disk, before))
+        let (mut lu, earlier) = Reached::new(&target, &self.writing, console)?;
+        let changed = change(&mut lu).and_then(|changed| {
+            let_a_spare_begin(&mut lu)?;
+            Ok(changed)
         });
         let held = lu.status();
-        let stopped = lu.stop().map_err(Failure::from);
-        let (disk, before) = match (changed, stopped) {
+        let let_go = held.and_then(|held| Ok((held.clone(), lu.let_go(held)?)));
+        let (changed, held, status) = match (changed, let_go) {
             (Err(first), Err(second)) => return Err(first.also(second)),
-            (changed, stopped) => changed.and_then(|found| stopped.map(|()| found))?,
+            (changed, let_go) => {
+                let changed = changed?;
+                let (held, status) = let_go?;
+                (changed, since(held, &earlier), status)
+            }
         };
-        let status = target::as_on_disk(held.clone());
-        if let Some(disk) = &disk {
+        if let Some(disk) = &changed.disk {
             mind_the_list(disk, &target, &status, console);
         }
-        Ok(Changed { before, status, held, disk })
+        Ok(Changed { before: changed.before, status, held, disk: changed.disk })
     }
 
-    /// The disk's path, and what it is to the LU: its member, an empty slot, or nothing.
-    ///
-    /// # Errors
-    /// Not found for a slot that the LU does not have.
-    fn find_in(&self, status: &Status) -> Outcome<(Option<PathBuf>, Option<MemberStatus>)> {
-        let Some(slot) = target::slot_named(&self.disk) else {
-            return Ok((Some(self.disk.clone()), target::member_at(&self.disk, status).cloned()));
-        };
-        let member = status
-            .members
-            .iter()
-            .find(|member| member.slot == Some(slot) && member.state != MemberState::Replacement);
-        let Some(member) = member else {
-            let slots =
-                status.members.iter().filter_map(|member| member.slot).max().map_or(0, |last| last + 1);
-            let text = format!("{} has no slot {slot}: it has {slots}, from 0", status.name);
-            return Err(Failure::of(ErrorKind::NotFound, text));
-        };
-        let disk = (member.state != MemberState::Missing).then(|| PathBuf::from(&member.disk));
-        Ok((disk, Some(member.clone())))
-    }
-
-    /// The path of the disk that was named, which is `member` if it is one.
-    pub(crate) fn path<'a>(&'a self, member: Option<&'a MemberStatus>) -> &'a Path {
-        match member {
-            Some(member) if target::slot_named(&self.disk).is_some() => Path::new(&member.disk),
-            _ => &self.disk,
-        }
+    /// Has `change`, which is about a member, made at once: a signal waits for the other half.
+    pub(crate) fn carry_out_on_member(
+        &self,
+        console: &Console,
+        change: fn(DiskName) -> Change,
+    ) -> Outcome<Changed> {
+        self.carry_out(console, |lu| {
+            Interrupt::watch()?;
+            let changed = lu.carry_out(&change(target::disk_named(&self.disk)));
+            changed.map_err(|error| match lu.status() {
+                Ok(status) => self.explain(error.into(), &status),
+                Err(_) => error.into(),
+            })
+        })
     }
 
     /// A member that is not there cannot be named by its path; its slot can.
-    pub(crate) fn explain(&self, failure: Failure, status: &Status) -> Failure {
+    fn explain(&self, failure: Failure, status: &Status) -> Failure {
         let empty = status.members.iter().filter(|member| member.state == MemberState::Missing);
         let empty: Vec<String> = empty.filter_map(|member| Some(format!("slot:{}", member.slot?))).collect();
         if failure.kind() != Some(ErrorKind::NotFound) || self.disk.exists() || empty.is_empty() {
@@ -154,16 +142,18 @@ fn mind_the_list(disk: &Path, target: &Target, status: &Status, console: &Consol
 }
 
 impl Confirm {
-    /// Does what may write over something: without leave to if that was not confirmed, asking on a terminal.
+    /// Makes a change that may write over something: without leave to if that was not confirmed, asking on a
+    /// terminal.
     pub(crate) fn carry_out(
         &self,
-        lu: &Lu,
+        lu: &mut Reached,
         console: &Console,
-        act: impl Fn(bool) -> uraid::Result<()>,
-    ) -> Outcome {
+        change: impl Fn(bool) -> Change,
+    ) -> Outcome<lu::Changed> {
+        let name = lu.name().to_owned();
         let confirmed = match &self.confirm {
-            Some(name) if name != lu.name() => {
-                return Err(Failure::usage(format!("--confirm names '{name}', not '{}'", lu.name())));
+            Some(confirmed) if *confirmed != name => {
+                return Err(Failure::usage(format!("--confirm names '{confirmed}', not '{name}'")));
             }
             confirm => confirm.is_some(),
         };
@@ -172,7 +162,7 @@ impl Confirm {
             // Ctrl-C at a question simply ends the program; else half a change is worth nothing.
             Interrupt::watch()?;
         }
-        match act(confirmed) {
+        match lu.carry_out(&change(confirmed)) {
             Err(error)
                 if error.kind() == ErrorKind::Refused
                     && may_ask
@@ -180,11 +170,11 @@ impl Confirm {
             {
                 console.complain("this would be lost:");
                 console.further(error);
-                if console.ask(format_args!("Type the LU's name ({}) to lose it:", lu.name())) != lu.name() {
+                if console.ask(format_args!("Type the LU's name ({name}) to lose it:")) != name {
                     return Err(Failure::of(ErrorKind::Refused, "not confirmed; nothing was changed"));
                 }
                 Interrupt::watch()?;
-                Ok(act(true)?)
+                Ok(lu.carry_out(&change(true))?)
             }
             done => Ok(done?),
         }
@@ -223,6 +213,12 @@ impl Changed {
     }
 }
 
+/// `held` with those losses only that are new since it was `earlier`: a holder remembers the old ones, too.
+pub(crate) fn since(mut held: Status, earlier: &Status) -> Status {
+    held.lost.retain(|range| !earlier.lost.contains(range));
+    held
+}
+
 /// Fails if data was lost while the LU of `held` was held: redundancy may be back, and yet not all is well. A
 /// document tells of it already.
 pub(crate) fn admit_losses(held: &Status) -> Outcome {
@@ -234,20 +230,8 @@ pub(crate) fn admit_losses(held: &Status) -> Outcome {
     Err(Failure::of(ErrorKind::Io, what).documented())
 }
 
-/// The word for a disk that is none of the kind that is needed: what it is instead, and what to type.
-pub(crate) fn instead(lu: &Lu, member: Option<&MemberStatus>, disk: &Path) -> String {
-    let (name, disk) = (lu.name(), quoted(&disk.display().to_string()));
-    match member {
-        None => format!("{disk} is no member of {name}"),
-        Some(MemberStatus { slot: Some(slot), .. }) => {
-            format!("{disk} fills slot {slot} of {name}: uraid remove {} {disk}", lu.status().argument())
-        }
-        Some(member) => format!("{disk} is a former member of {name} ({})", member.state),
-    }
-}
-
-/// Where a slot is empty and a spare is there, waits until the spare has taken over, on record, and pauses
-/// its rebuild.
-fn let_a_spare_begin(lu: &Lu) -> Outcome {
-    Ok(lu.wait_for_work(&mut |_| false)?)
+/// Where a slot is empty and a spare is there, the spare has taken over, on record. An LU that is opened for
+/// the change alone pauses its rebuild then.
+fn let_a_spare_begin(lu: &mut Reached) -> Outcome {
+    if lu.is_held() { Ok(()) } else { lu.wait_for_work(&mut |_| false) }
 }

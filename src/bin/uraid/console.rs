@@ -74,6 +74,14 @@ impl Console {
         self.line(text)
     }
 
+    /// The same on one line, at once: for documents that follow each other.
+    pub(crate) fn compact(&self, verb: &str, body: impl Serialize) -> Outcome {
+        let schema = format!("uraid.{verb}/1");
+        let text = serde_json::to_string(&Document { schema: &schema, body })
+            .map_err(|error| Failure::output(&error.into()))?;
+        self.line(text)
+    }
+
     /// A remark on standard error, not with `--quiet`.
     pub(crate) fn remark(&self, text: impl Display) {
         if !self.quiet {
@@ -93,6 +101,14 @@ impl Console {
         if failure.is_output_closed() {
             return;
         }
+        self.report_aside(failure);
+        if self.json && !failure.is_documented() {
+            self.print_failure(failure);
+        }
+    }
+
+    /// Tells of `failure` on standard error: of one that does not end the verb.
+    pub(crate) fn report_aside(&self, failure: &Failure) {
         self.complain(failure.message());
         for cause in failure.causes() {
             // Many sentences carry their cause already.
@@ -102,9 +118,6 @@ impl Console {
         }
         for remedy in failure.remedies() {
             self.further(remedy);
-        }
-        if self.json && !failure.is_documented() {
-            self.print_failure(failure);
         }
     }
 

@@ -169,7 +169,8 @@ impl From<Policy> for lu::Policy {
 /// Waits for the first resync, under a bar. An interrupt leaves it where it is; it goes on when the LU is
 /// next opened for writing.
 fn wait(lu: &Lu, console: &Console, interrupt: &Interrupt) -> Outcome {
-    work::wait(lu, None, console, interrupt)?;
+    let mut waited = lu;
+    work::wait(&mut waited, None, console, interrupt)?;
     match lu.status().work {
         None => Ok(()),
         Some(_) => interrupt.check().map_err(|failure| {

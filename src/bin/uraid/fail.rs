@@ -2,12 +2,11 @@
 //! unavailable. A spare that takes over has begun then.
 
 use clap::Args;
-use uraid::lu::MemberState;
+use uraid::lu::{Change, MemberState};
 
 use crate::change::Request;
 use crate::console::Console;
 use crate::failure::Outcome;
-use crate::interrupt::Interrupt;
 
 /// Stop using a member, as if it had failed; a spare takes over.
 #[derive(Args)]
@@ -18,18 +17,7 @@ pub(crate) struct Fail {
 
 impl Fail {
     pub(crate) fn run(self, console: &Console) -> Outcome {
-        let changed = self.request.carry_out(console, |lu, member| {
-            // Half a change is worth nothing: a signal waits for the other half.
-            Interrupt::watch()?;
-            match member.map(|member| member.state) {
-                // That a slot's disk is gone was put on record when the LU was opened.
-                Some(MemberState::Faulty | MemberState::Stale | MemberState::Missing) => Ok(()),
-                _ => {
-                    let failed = lu.fail(self.request.path(member));
-                    failed.map_err(|error| self.request.explain(error.into(), &lu.status()))
-                }
-            }
-        })?;
+        let changed = self.request.carry_out_on_member(console, |disk| Change::Fail { disk })?;
         let (disk, name) = (self.request.name(), &changed.status.name);
         let before = changed.before.as_ref().map(|member| (member.slot, member.state));
         let done = match before {

@@ -1,14 +1,15 @@
-//! `uraid list`: the LUs of the configuration file, a line each.
+//! `uraid list`: the LUs of the configuration file and those that are held, a line each.
 
 use clap::Args;
 use uraid::lu::Status;
 
+use crate::configuration::Config;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
-use crate::target::{Config, Leave};
-use crate::{json, show};
+use crate::target::Leave;
+use crate::{holder, json, show};
 
-/// List the LUs of the configuration file.
+/// List the LUs of the configuration file, and those that are held.
 #[derive(Args)]
 pub(crate) struct List {}
 
@@ -18,7 +19,8 @@ impl List {
     }
 }
 
-/// Looks at all LUs of `config` and prints them. One that could not be looked at does not hide the others.
+/// Looks at all LUs of `config`, and at those that are held besides, and prints them. One that could not be
+/// looked at does not hide the others.
 pub(crate) fn all_of(
     config: &Config,
     verb: &str,
@@ -27,13 +29,23 @@ pub(crate) fn all_of(
 ) -> Outcome {
     let mut statuses = Vec::new();
     let mut failures: Vec<(String, Failure)> = Vec::new();
-    for lu in config.lus() {
-        match lu.look(&Leave::default()) {
+    for lu in config.lus().iter().map(|listed| &listed.target) {
+        match lu.look_live(&Leave::default()) {
             Ok(status) => statuses.push(status),
             Err(failure) => failures.push((lu.label.clone(), failure)),
         }
     }
-    if config.lus().is_empty() {
+    for held in holder::all() {
+        // A copy of an LU has its UUID, too: what tells them apart are their disks.
+        let shown = |status: &Status| {
+            let disks = |status: &Status| status.members.iter().map(|m| m.disk.clone()).collect::<Vec<_>>();
+            status.uuid == held.uuid && disks(status) == disks(&held)
+        };
+        if !statuses.iter().any(shown) {
+            statuses.push(held);
+        }
+    }
+    if config.lus().is_empty() && statuses.is_empty() {
         console.remark(format_args!("no LUs in {}", config.path().display()));
     }
     show_all(verb, statuses, failures, console, show)

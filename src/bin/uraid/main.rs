@@ -7,10 +7,13 @@
 //! | file | what it is |
 //! |---|---|
 //! | `create status list scan inspect read write` | the verbs: an LU and its bytes |
-//! | `fail remove add spare replace rebuild wait` | the verbs: its members |
-//! | `export` | the verb: an LU as a block device |
+//! | `fail remove add spare replace rebuild wait pause` | the verbs: its members |
+//! | `export daemon config stop events` | the verbs: LUs as block devices, and whoever holds them |
 //! | `demo completions man` | the verbs: the rest |
 //! | `target` | from an LU argument to the disks it means |
+//! | `configuration` | the file that lists LUs |
+//! | `hold` | an LU that is held and served |
+//! | `holder`, `reached` | from there to whoever holds the LU; an LU to administer, here or there |
 //! | `show`, `json` | an LU for people and for programs |
 //! | `change`, `work` | what the verbs about members share; long work under a bar |
 //! | `transfer` | moving bytes while the other side is busy |
@@ -26,17 +29,25 @@ use crate::failure::{Failure, Outcome};
 mod add;
 mod change;
 mod completions;
+mod config;
+mod configuration;
 mod console;
 mod create;
+mod daemon;
 mod demo;
+mod events;
 mod export;
 mod fail;
 mod failure;
+mod hold;
+mod holder;
 mod inspect;
 mod interrupt;
 mod json;
 mod list;
 mod man;
+mod pause;
+mod reached;
 mod read;
 mod rebuild;
 mod remove;
@@ -46,6 +57,7 @@ mod show;
 mod size;
 mod spare;
 mod status;
+mod stop;
 mod target;
 mod transfer;
 mod wait;
@@ -55,7 +67,9 @@ mod write;
 const EXIT_CODES: &str = "\
 An LU argument is a path (that member and what lies beside it in its folder), several paths joined by commas \
 (exactly those), or a name or UUID looked up in the configuration file ($URAID_CONFIG, else \
-/etc/uraid/uraid.toml). Sizes take the suffixes K, M, G and T, which are binary.
+/etc/uraid/uraid.toml) and among the LUs that are held. An LU that is held is administered by its holder, \
+through a socket in $URAID_RUNTIME_DIR, else $XDG_RUNTIME_DIR/uraid, else /run/uraid. Sizes take \
+the suffixes K, M, G and T, which are binary.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 the LU cannot start, 5 busy, 6 refused (names the flag \
 that allows it), 7 format not understood.";
@@ -93,7 +107,13 @@ enum Verb {
     Replace(replace::Replace),
     Rebuild(rebuild::Rebuild),
     Wait(wait::Wait),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Export(export::Export),
+    Daemon(daemon::Daemon),
+    Config(config::Config),
+    Stop(stop::Stop),
+    Events(events::Events),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -116,7 +136,13 @@ impl Verb {
             Verb::Replace(verb) => verb.run(console),
             Verb::Rebuild(verb) => verb.run(console),
             Verb::Wait(verb) => verb.run(console),
+            Verb::Pause(verb) => verb.run(console),
+            Verb::Resume(verb) => verb.run(console),
             Verb::Export(verb) => verb.run(console),
+            Verb::Daemon(verb) => verb.run(console),
+            Verb::Config(verb) => verb.run(console),
+            Verb::Stop(verb) => verb.run(console),
+            Verb::Events(verb) => verb.run(console),
             Verb::Demo(verb) => verb.run(console),
             Verb::Completions(verb) => verb.run(console),
             Verb::Man(verb) => verb.run(console),

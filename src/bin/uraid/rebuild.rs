@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use uraid::ErrorKind;
 use uraid::lu::{MemberState, Status, Work, WorkKind};
-use uraid::{ErrorKind, Lu};
 
-use crate::change::admit_losses;
+use crate::change::{admit_losses, since};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::target::{Target, Writing, as_on_disk};
+use crate::reached::Reached;
+use crate::target::{Target, Writing};
 use crate::{json, show, size, work};
 
 /// Rebuild what is missing onto spares, and wait until redundancy is back.
@@ -29,11 +30,13 @@ pub(crate) struct Run {
     before: Status,
     /// The LU while it was still held.
     held: Status,
-    /// The LU as its disks say it is now.
+    /// The LU as it is now.
     pub(crate) after: Status,
     /// Bytes of members that were filled or made to agree.
     pub(crate) bytes: u64,
     pub(crate) elapsed: Duration,
+    /// Somebody else holds the LU, and goes on with what is left.
+    goes_on: bool,
 }
 
 #[derive(Serialize)]
@@ -52,8 +55,9 @@ impl Rebuild {
     pub(crate) fn run(self, console: &Console) -> Outcome {
         let interrupt = Interrupt::watch()?;
         let target = Target::resolve(&self.lu)?;
-        let before = target.look_before(&self.writing)?;
-        let lu = target.open_for_writing(&self.writing, console)?;
+        let (mut lu, before) = Reached::new(&target, &self.writing, console)?;
+        // Somebody may have told its holder to pause.
+        lu.resume_work()?;
         let run = to_the_end(lu, before, console, &interrupt)?;
         run.tell_events(console);
         run.refuse_unfinished(&interrupt)?;
@@ -63,18 +67,24 @@ impl Rebuild {
     }
 }
 
-/// Waits for all work and stops clean.
-pub(crate) fn to_the_end(lu: Lu, before: Status, console: &Console, interrupt: &Interrupt) -> Outcome<Run> {
+/// Waits for all work and lets go of the LU.
+pub(crate) fn to_the_end(
+    mut lu: Reached,
+    before: Status,
+    console: &Console,
+    interrupt: &Interrupt,
+) -> Outcome<Run> {
     let start = Instant::now();
-    let worked = work::wait(&lu, before.work, console, interrupt);
+    let worked = work::wait(&mut lu, before.work, console, interrupt);
     let elapsed = start.elapsed();
-    let held = lu.status();
-    let stopped = lu.stop().map_err(Failure::from);
-    let bytes = match (worked, stopped) {
+    let goes_on = lu.is_held();
+    let let_go = lu.status().and_then(|held| Ok((held.clone(), lu.let_go(held)?)));
+    let (bytes, (held, after)) = match (worked, let_go) {
         (Err(first), Err(second)) => return Err(first.also(second)),
-        (worked, stopped) => worked.and_then(|bytes| stopped.map(|()| bytes))?,
+        (worked, let_go) => (worked?, let_go?),
     };
-    Ok(Run { before, after: as_on_disk(held.clone()), held, bytes, elapsed })
+    let held = since(held, &before);
+    Ok(Run { before, after, held, bytes, elapsed, goes_on })
 }
 
 impl Run {
@@ -114,6 +124,10 @@ impl Run {
                 stopped.note(format_args!("the {kind} is on record up to {percent:.1} %"))
             }
         };
+        if self.goes_on {
+            let argument = self.after.argument();
+            return Err(stopped.remedy(format!("its holder goes on; to wait: uraid wait {argument}")));
+        }
         Err(stopped.remedy(format!("to go on: uraid rebuild {}", self.after.argument())))
     }
 
@@ -182,6 +196,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use uraid::Lu;
     use uraid::disk::faulty::{Effect, Fault, Faulty};
     use uraid::disk::{DiskId, OpKind};
     use uraid::units::{DiskLba, Level};
@@ -208,6 +223,7 @@ mod tests {
         lu.fail(disk(0)).unwrap();
 
         let console = Console::new(false, true, false);
+        let lu = Reached::Here(Box::new(lu));
         let run = to_the_end(lu, before, &console, &Interrupt::watch().unwrap()).unwrap();
         assert_eq!(run.after.state, uraid::lu::State::Healthy, "{:#?}", run.after);
         assert!(run.refuse_empty_slots().is_ok());

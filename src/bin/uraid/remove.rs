@@ -2,12 +2,11 @@
 //! data would become unavailable.
 
 use clap::Args;
-use uraid::lu::MemberState;
+use uraid::lu::{Change, MemberState};
 
 use crate::change::Request;
 use crate::console::Console;
 use crate::failure::Outcome;
-use crate::interrupt::Interrupt;
 
 /// Let go of a disk: a spare, a faulty or stale one, or a member the data can do without.
 #[derive(Args)]
@@ -18,17 +17,7 @@ pub(crate) struct Remove {
 
 impl Remove {
     pub(crate) fn run(self, console: &Console) -> Outcome {
-        let changed = self.request.carry_out(console, |lu, member| {
-            Interrupt::watch()?;
-            match member.map(|member| member.state) {
-                // Nothing is left of it but the record that it is gone.
-                Some(MemberState::Missing) => Ok(()),
-                _ => {
-                    let removed = lu.remove(self.request.path(member));
-                    removed.map_err(|error| self.request.explain(error.into(), &lu.status()))
-                }
-            }
-        })?;
+        let changed = self.request.carry_out_on_member(console, |disk| Change::Remove { disk })?;
         let name = &changed.status.name;
         let disk = changed.path().unwrap_or(self.request.name());
         let was = changed.before.as_ref().map(|member| (member.slot, member.state));

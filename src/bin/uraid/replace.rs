@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use uraid::ErrorKind;
-use uraid::lu::MemberState;
+use uraid::lu::{Change, MemberState};
 
 use crate::change::Confirm;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::reached::Reached;
 use crate::rebuild::to_the_end;
 use crate::target::{Target, Writing, member_at};
 use crate::{json, show, size};
@@ -46,14 +47,13 @@ struct Report<'a> {
 impl Replace {
     pub(crate) fn run(self, console: &Console) -> Outcome {
         let target = Target::resolve(&self.lu)?;
-        let before = target.look_before(&self.writing)?;
-        let lu = target.open_for_writing(&self.writing, console)?;
-        let begun =
-            self.confirm.carry_out(&lu, console, |overwrite| lu.replace(&self.old, &self.new, overwrite));
-        if let Err(refused) = begun {
-            return match lu.stop().map_err(Failure::from) {
+        let (mut lu, before) = Reached::new(&target, &self.writing, console)?;
+        let (old, new) = (&self.old, &self.new);
+        let change = |overwrite| Change::Replace { old: old.clone(), new: new.clone(), overwrite };
+        if let Err(refused) = self.confirm.carry_out(&mut lu, console, change) {
+            return match lu.let_go(before) {
                 Err(second) => Err(refused.also(second)),
-                Ok(()) => Err(refused),
+                Ok(_) => Err(refused),
             };
         }
         let interrupt = Interrupt::watch()?;

@@ -2,14 +2,12 @@
 //! that a slip of the hand costs no redundancy.
 
 use clap::{Args, Subcommand};
-use uraid::ErrorKind;
-use uraid::lu::MemberState;
+use uraid::lu::Change;
 
 use crate::add::Add;
-use crate::change::{self, Request};
+use crate::change::Request;
 use crate::console::Console;
-use crate::failure::{Failure, Outcome};
-use crate::interrupt::Interrupt;
+use crate::failure::Outcome;
 
 /// Add or remove a disk that stands by.
 #[derive(Args)]
@@ -47,15 +45,7 @@ impl Spare {
 
 impl Remove {
     fn run(self, console: &Console) -> Outcome {
-        let disk = &self.request.disk;
-        let changed = self.request.carry_out(console, |lu, member| {
-            if member.is_none_or(|member| member.state != MemberState::Spare) {
-                let what = change::instead(lu, member, disk);
-                return Err(Failure::of(ErrorKind::NotFound, format!("no spare: {what}")));
-            }
-            Interrupt::watch()?;
-            Ok(lu.remove(disk)?)
-        })?;
+        let changed = self.request.carry_out_on_member(console, |disk| Change::RemoveSpare { disk })?;
         let done = format!("removed spare {}, and its superblock", self.request.name());
         changed.report("spare", Some("remove"), done, console)
     }

@@ -1,13 +1,15 @@
-//! `uraid status`: how an LU is, or all of the configuration's. Takes no claim and changes nothing.
+//! `uraid status`: how an LU is, or all of the configuration's and all that are held. One that is held is
+//! asked for of its holder, who knows best. Takes no claim and changes nothing.
 
 use clap::Args;
 
+use crate::configuration::Config;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
-use crate::target::{Config, Leave, Target};
+use crate::target::{Leave, Target};
 use crate::{json, list, show};
 
-/// Show how an LU is; without LU, all LUs of the configuration file.
+/// Show how an LU is; without LU, all LUs of the configuration file and all that are held.
 #[derive(Args)]
 pub(crate) struct Status {
     /// The LU: a member's path, paths joined by commas, a name or a UUID.
@@ -26,7 +28,7 @@ impl Status {
                 show::lus(statuses, console.is_verbose())
             });
         };
-        let statuses = [Target::resolve(argument)?.look(&self.leave)?];
+        let statuses = [Target::resolve(argument)?.look_live(&self.leave)?];
         console.warnings(&statuses[0]);
         if console.is_json() {
             console.document("status", json::lus(&statuses))

@@ -1,26 +1,24 @@
 //! From an LU argument to the disks it means, and back to an argument that works as it stands.
 //!
 //! An argument with a `/` in it, or one that names a file, is paths. Anything else is a name or UUID and is
-//! looked up in the configuration file. No disk is searched for anywhere else: that a name is unknown is an
-//! answer.
+//! looked up in the configuration file, then among the LUs that are held. No disk is searched for anywhere
+//! else: that a name is unknown is an answer.
 
-use std::ffi::OsString;
 use std::io::ErrorKind as IoKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Deserialize;
-use uraid::format::superblock::Uuid;
-use uraid::lu::{Access, Assemble, MemberStatus, Status};
+use uraid::lu::{Access, Assemble, DiskName, MemberStatus, Status};
+use uraid::serve::control::Client;
 use uraid::{ErrorKind, Lu};
 
+use crate::configuration::Config;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
+use crate::holder;
 
 pub(crate) use uraid::lu::status::quoted;
-
-const DEFAULT_CONFIG: &str = "/etc/uraid/uraid.toml";
 
 /// Leave to use what is otherwise left alone.
 #[derive(Args, Clone, Default)]
@@ -84,7 +82,53 @@ impl Target {
     pub(crate) fn resolve(argument: &str) -> Outcome<Target> {
         match paths_in(argument)? {
             Some(disks) => Ok(Target { label: argument.to_owned(), disks, listed: None }),
-            None => Config::load()?.find(argument),
+            None => Config::load().and_then(|config| config.find(argument)).or_else(|unknown| {
+                let held = holder::named(argument)?.filter(|_| unknown.kind() == Some(ErrorKind::NotFound));
+                let Some(status) = held else { return Err(unknown) };
+                let disks = Disks::Exactly(holder::disks(&status));
+                Ok(Target { label: argument.to_owned(), disks, listed: None })
+            }),
+        }
+    }
+
+    /// The LU that the configuration file at `file` calls `label`.
+    pub(crate) fn listed_in(file: &Path, label: String, disks: Vec<PathBuf>) -> Target {
+        Target { label, disks: Disks::Exactly(disks), listed: Some(file.to_owned()) }
+    }
+
+    /// The same for a process that will be asked from other folders: all paths absolute.
+    pub(crate) fn absolute(self) -> Outcome<Target> {
+        let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|e| Failure::file(&path, &e));
+        let disks = match self.disks {
+            Disks::Beside(path) => Disks::Beside(absolute(path)?),
+            Disks::Exactly(paths) => Disks::Exactly(paths.into_iter().map(absolute).collect::<Outcome<_>>()?),
+        };
+        Ok(Target { disks, ..self })
+    }
+
+    /// Whoever holds the LU, if he can be asked.
+    ///
+    /// # Errors
+    /// Busy if he does not answer.
+    pub(crate) fn holder(&self) -> Outcome<Option<Client>> {
+        match &self.disks {
+            Disks::Beside(path) => holder::of(std::iter::once(path)),
+            Disks::Exactly(paths) => holder::of(paths.iter()),
+        }
+    }
+
+    /// The LU as it is: as its holder sees it or, if nobody holds it, as its disks are.
+    pub(crate) fn look_live(&self, leave: &Leave) -> Outcome<Status> {
+        let asked =
+            self.holder().and_then(|holder| Ok(holder.map(|mut holder| holder.status()).transpose()?));
+        match asked {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => self.look(leave),
+            Err(silent) => {
+                let mut status = self.look(leave)?;
+                status.warnings.push(format!("this is what its disks say: {}", silent.message()));
+                Ok(status)
+            }
         }
     }
 
@@ -171,9 +215,15 @@ impl Target {
     }
 }
 
+/// A disk as it is named on the command line: also a member whose disk is not there any more can be spoken
+/// of.
+pub(crate) fn disk_named(disk: &Path) -> DiskName {
+    slot_named(disk).map_or_else(|| DiskName::Path(disk.to_owned()), DiskName::Slot)
+}
+
 /// A slot named instead of a disk, `slot:2`: also a member whose disk is not there any more can be spoken of
 /// so. (A file of that name is `./slot:2`.)
-pub(crate) fn slot_named(disk: &Path) -> Option<u16> {
+fn slot_named(disk: &Path) -> Option<u16> {
     disk.to_str()?.strip_prefix("slot:")?.parse().ok()
 }
 
@@ -199,92 +249,6 @@ fn paths_in(argument: &str) -> Outcome<Option<Disks>> {
         [one] => Disks::Beside(one.into()),
         _ => Disks::Exactly(parts.into_iter().map(PathBuf::from).collect()),
     }))
-}
-
-/// The configuration file: `[[lu]]` tables of `name` and `disks`.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    lu: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    name: String,
-    /// Relative ones count from the file's folder.
-    disks: Vec<PathBuf>,
-}
-
-/// The LUs of the configuration file.
-pub(crate) struct Config {
-    path: PathBuf,
-    lus: Vec<Target>,
-}
-
-impl Config {
-    /// Reads `$URAID_CONFIG`, else the system's file, which need not exist.
-    ///
-    /// # Errors
-    /// Not found for a file that `$URAID_CONFIG` names; usage for one that makes no sense.
-    pub(crate) fn load() -> Outcome<Config> {
-        let named: Option<OsString> = std::env::var_os("URAID_CONFIG").filter(|name| !name.is_empty());
-        let may_be_absent = named.is_none();
-        let path = PathBuf::from(named.unwrap_or_else(|| DEFAULT_CONFIG.into()));
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Config::parse(path, &text),
-            Err(error) if may_be_absent && error.kind() == std::io::ErrorKind::NotFound => {
-                Ok(Config { path, lus: Vec::new() })
-            }
-            Err(error) => Err(Failure::file(&path, &error)),
-        }
-    }
-
-    fn parse(path: PathBuf, text: &str) -> Outcome<Config> {
-        let wrong = |what: String| Failure::usage(format!("{}: {what}", path.display()));
-        let file: File =
-            toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let mut lus: Vec<Target> = Vec::new();
-        for Entry { name, disks } in file.lu {
-            if disks.is_empty() {
-                return Err(wrong(format!("LU '{name}' has no disks")));
-            }
-            if lus.iter().any(|lu| lu.label == name) {
-                return Err(wrong(format!("two LUs are named '{name}'")));
-            }
-            let disks = disks.iter().map(|disk| folder.join(disk)).collect();
-            lus.push(Target { label: name, disks: Disks::Exactly(disks), listed: Some(path.clone()) });
-        }
-        Ok(Config { path, lus })
-    }
-
-    /// Where it was read from, or would have been.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// All LUs, in the file's order.
-    pub(crate) fn lus(&self) -> &[Target] {
-        &self.lus
-    }
-
-    /// The LU named `wanted` or, if that is a UUID, the one whose members carry it.
-    fn find(self, wanted: &str) -> Outcome<Target> {
-        if let Some(lu) = self.lus.iter().find(|lu| lu.label == wanted) {
-            return Ok(lu.clone());
-        }
-        if let Ok(uuid) = wanted.parse::<Uuid>() {
-            let carries = |lu: &&Target| lu.look(&Leave::default()).is_ok_and(|status| status.uuid == uuid);
-            if let Some(lu) = self.lus.iter().find(carries) {
-                return Ok(lu.clone());
-            }
-        }
-        let message = format!("no LU '{wanted}': no such file, and not in {}", self.path.display());
-        Err(Failure::of(ErrorKind::NotFound, message)
-            .remedy("a path names an LU by one of its members: uraid status ./DISK"))
-    }
 }
 
 /// The LU of `status` as its disks say it is, now that nobody holds it; `status` itself if a disk is gone.
@@ -341,29 +305,5 @@ mod tests {
         let path = folder.path().join("a,b");
         std::fs::write(&path, "").unwrap();
         assert_eq!(paths_in(path.to_str().unwrap()).unwrap(), Some(Disks::Beside(path)));
-    }
-
-    #[test]
-    fn configuration() {
-        let parse = |text: &str| Config::parse("/etc/x/uraid.toml".into(), text);
-        let config = parse("[[lu]]\nname = 'data'\ndisks = ['/a', 'b']\n").unwrap();
-        let disks = Disks::Exactly(vec!["/a".into(), "/etc/x/b".into()]);
-        let listed = Some("/etc/x/uraid.toml".into());
-        assert_eq!(config.lus(), [Target { label: "data".into(), disks, listed }]);
-        assert_eq!(config.find("other").unwrap_err().kind(), Some(ErrorKind::NotFound));
-        assert!(parse("").unwrap().lus().is_empty());
-        for wrong in [
-            "[[lu]]\nname = 'a'",
-            "[[lu]]\nname = 'a'\ndisks = []",
-            "[[lu]]\nname = 'a'\ndisk = ['/a']",
-            "[[lu]]\nname = 'a'\ndisks = ['/a']\n[[lu]]\nname = 'a'\ndisks = ['/b']",
-            "[lu",
-        ] {
-            assert_eq!(
-                parse(wrong).err().and_then(|failure| failure.kind()),
-                Some(ErrorKind::Usage),
-                "{wrong}"
-            );
-        }
     }
 }

@@ -9,7 +9,37 @@ use uraid::lu::{Work, WorkKind};
 use crate::console::Console;
 use crate::failure::Outcome;
 use crate::interrupt::Interrupt;
+use crate::reached::Reached;
 use crate::size;
+
+/// What long work is waited for on.
+pub(crate) trait Works {
+    /// As [`Reached::wait_for_work`].
+    fn wait_for_work(&mut self, progress: &mut dyn FnMut(Work) -> bool) -> Outcome;
+
+    /// Work under way or pending.
+    fn work_left(&mut self) -> Outcome<Option<Work>>;
+}
+
+impl Works for &Lu {
+    fn wait_for_work(&mut self, progress: &mut dyn FnMut(Work) -> bool) -> Outcome {
+        Ok(Lu::wait_for_work(self, progress)?)
+    }
+
+    fn work_left(&mut self) -> Outcome<Option<Work>> {
+        Ok(self.status().work)
+    }
+}
+
+impl Works for Reached {
+    fn wait_for_work(&mut self, progress: &mut dyn FnMut(Work) -> bool) -> Outcome {
+        Reached::wait_for_work(self, progress)
+    }
+
+    fn work_left(&mut self) -> Outcome<Option<Work>> {
+        Ok(self.status()?.work)
+    }
+}
 
 /// A stretch of work of one kind.
 struct Stretch {
@@ -21,13 +51,19 @@ struct Stretch {
     bar: ProgressBar,
 }
 
-/// Waits until no resync or rebuild is under way or about to begin. A signal pauses the work at a checkpoint:
-/// [`Lu::status`] then still has some. Gives back how many bytes of members were filled or made to agree,
-/// since `pending`, which is what waited before the LU was opened: its keeper does not wait for us.
+/// Waits until no resync or rebuild is under way or about to begin. A signal ends the waiting, and if
+/// the LU is opened here pauses the work at a checkpoint: [`Works::work_left`] then still has some. Gives
+/// back how many bytes of members were filled or made to agree, since `pending`, which is what waited before
+/// the LU was opened: its keeper does not wait for us.
 ///
 /// # Errors
 /// I/O if the LU can no longer record its state.
-pub(crate) fn wait(lu: &Lu, pending: Option<Work>, console: &Console, interrupt: &Interrupt) -> Outcome<u64> {
+pub(crate) fn wait(
+    lu: &mut impl Works,
+    pending: Option<Work>,
+    console: &Console,
+    interrupt: &Interrupt,
+) -> Outcome<u64> {
     let mut bytes = 0;
     let mut pending = pending;
     let mut under_way: Option<Stretch> = None;
@@ -41,7 +77,7 @@ pub(crate) fn wait(lu: &Lu, pending: Option<Work>, console: &Console, interrupt:
         interrupt.caught().is_none()
     });
     if let Some(stretch) = under_way {
-        let is_left = lu.status().work.is_some_and(|work| work.kind == stretch.kind);
+        let is_left = lu.work_left()?.is_some_and(|work| work.kind == stretch.kind);
         bytes += if is_left { stretch.paused() } else { stretch.ended() };
     }
     waited?;
