@@ -9,6 +9,7 @@
 //! | `create status list scan inspect read write` | the verbs: an LU and its bytes |
 //! | `fail remove add spare replace rebuild wait` | the verbs: its members |
 //! | `export` | the verb: an LU as a block device |
+//! | `bench` | the verb: an LU measured against its disks |
 //! | `demo completions man` | the verbs: the rest |
 //! | `target` | from an LU argument to the disks it means |
 //! | `show`, `json` | an LU for people and for programs |
@@ -24,6 +25,7 @@ use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 
 mod add;
+mod bench;
 mod change;
 mod completions;
 mod console;
@@ -94,6 +96,7 @@ enum Verb {
     Rebuild(rebuild::Rebuild),
     Wait(wait::Wait),
     Export(export::Export),
+    Bench(bench::Bench),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -117,6 +120,7 @@ impl Verb {
             Verb::Rebuild(verb) => verb.run(console),
             Verb::Wait(verb) => verb.run(console),
             Verb::Export(verb) => verb.run(console),
+            Verb::Bench(verb) => verb.run(console),
             Verb::Demo(verb) => verb.run(console),
             Verb::Completions(verb) => verb.run(console),
             Verb::Man(verb) => verb.run(console),
