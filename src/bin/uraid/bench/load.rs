@@ -171,7 +171,9 @@ impl Load {
         let mut free: Vec<AlignedBuf> = (0..self.depth).map(|n| content(self.bs, n)).collect();
         let mut done = Vec::with_capacity(free.len());
         while meter.goes_on(free.len()) {
-            while let Some(buffer) = free.pop().filter(|_| !meter.is_over()) {
+            while !meter.is_over()
+                && let Some(buffer) = free.pop()
+            {
                 let (offset, cookie) = (places.next(slots) * self.bs, meter.begin());
                 match places.writes() {
                     true => queue.write(cookie, buffer, offset, false)?,
@@ -206,7 +208,9 @@ impl Load {
         let mut done = Vec::with_capacity(free.len());
         let slots = on.slots(self.bs);
         while meter.goes_on(free.len()) {
-            while let Some(region) = free.pop().filter(|_| !meter.is_over()) {
+            while !meter.is_over()
+                && let Some(region) = free.pop()
+            {
                 let (place, cookie) = (places.next(slots), meter.begin());
                 let (write, span) = (places.writes(), memory.whole(region));
                 let extent = on.extents[(place % on.extents.len() as u64) as usize];
