@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn both_checksums_agree() {
-        let bytes: Vec<u8> = (0..5000u32).map(|n| (n * 7 >> 2) as u8).collect();
+        let bytes: Vec<u8> = (0..5000u32).map(|n| ((n * 7) >> 2) as u8).collect();
         for len in [0, 1, 7, 8, 63, 512, 4096, 5000] {
             let (first, second) = bytes[..len].split_at(len / 3);
             let own = crate::format::ppl::crc32c(&bytes[..len]);

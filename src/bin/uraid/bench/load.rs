@@ -300,7 +300,7 @@ impl Places {
             return place;
         }
         self.step();
-        (u128::from(self.state) * u128::from(slots) >> 64) as u64
+        ((u128::from(self.state) * u128::from(slots)) >> 64) as u64
     }
 
     /// Does the request at the place given last write?

@@ -145,9 +145,17 @@ impl Stage {
     pub(super) fn count<T>(&self, run: impl FnOnce() -> Outcome<T>) -> Outcome<(Counts, T)> {
         self.tap.traced.trace().clear();
         self.tap.counting.store(true, Ordering::Relaxed);
-        let result = run();
+        let before = self.tap.inner.transfers();
+        let result = run()?;
         self.tap.counting.store(false, Ordering::Relaxed);
-        Ok((self.tap.traced.trace().total(), result?))
+        let mut counts = self.tap.traced.trace().total();
+        // Where neighbours are joined, what was asked for is more than what was done.
+        if let (Some(before), Some(after)) = (before, self.tap.inner.transfers()) {
+            counts.reads = after.reads - before.reads;
+            counts.writes = after.writes - before.writes;
+            counts.flushes = after.flushes - before.flushes;
+        }
+        Ok((counts, result))
     }
 
     /// Stops the LU and removes what was made for it.
