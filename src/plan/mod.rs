@@ -43,7 +43,7 @@ mod tests;
 
 pub use cost::{Cost, cost};
 pub use log::{LOG_ROWS, LogPart, expressible};
-pub use planner::plan;
+pub use planner::{direct, plan};
 pub use stripes::StripeSet;
 pub use view::{Member, Presence, View};
 
