@@ -1,47 +1,67 @@
-//! Reads that need nothing but one disk operation: no band, no plan, no scratch memory.
+//! Requests that need nothing but one disk operation: no band, no plan, no scratch memory.
 //!
-//! Most requests of most LUs are these. One whose wanted rows are good on one member is sent there as it is,
-//! with nothing on record but its request. Promises: whatever such a read meets (a failing disk, a writer of
-//! the same rows of a mirror), the request goes on as a band like all others, so that there is one place for
-//! what is difficult. Refuses to know how that is done.
+//! Most requests of most LUs are these: reads whose rows are good on one member, and whole blocks written where
+//! there is no redundancy. They are sent as they are, with nothing on record but the request. Promises:
+//! whatever such a read meets (a failing disk, a writer of the same rows of a mirror), the request goes on as a
+//! band like all others, so that there is one place for what is difficult. Refuses to know how that is done.
 //!
 //! A read of the only copy needs no look at the row lock: what it finds is what the last write left or one
 //! under way is about to leave, and no other member could tell it otherwise. Of a mirror, two reads could be
-//! served by legs that differ while a write is under way, and see it come and go: that is looked at.
+//! served by legs that differ while a write is under way, and see it come and go: that is looked at. A write
+//! takes the lock: somebody else may be merging parts of a block into what was there before.
 
-use super::machine::{Engine, tag};
-use super::{Bytes, Observed, Port, Request};
+use super::machine::{Engine, least_busy, tag};
+use super::{Bytes, Holder, Keep, Observed, Port, Request, Trouble};
 use crate::plan::{self, Fault, Piece, Rows};
 use crate::units::{Lba, Sectors, Slot, Stripe};
 
 /// Stands in a tag where other operations have their index.
 pub(super) const DIRECT: usize = 0x7ffd;
 
-/// A read under way.
+/// Such a request under way.
 #[derive(Clone, Copy)]
 pub(super) struct Direct {
     /// Where it went.
-    pub(super) slot: Slot,
+    slot: Slot,
     stripe: Stripe,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
     /// Of a mirror: how often its rows had been locked.
-    seen: Option<Observed>,
+    Read(Option<Observed>),
+    /// Its row lock, and who took it.
+    Write(u64, Holder),
 }
 
 impl Direct {
-    pub(super) const NONE: Direct = Direct { slot: Slot(0), stripe: Stripe(0), seen: None };
+    pub(super) const NONE: Direct = Direct { slot: Slot(0), stripe: Stripe(0), kind: Kind::Read(None) };
 }
 
 impl Engine {
-    /// Sends a read to the one member it needs. False if it is not that simple.
-    pub(super) fn read_directly(&mut self, index: u32, port: &mut impl Port) -> bool {
+    /// Sends a request to the one member it needs. False if it is not that simple.
+    pub(super) fn start_directly(&mut self, index: u32, port: &mut impl Port) -> bool {
         let active = &self.requests[index as usize];
-        let Request::Read { lba, sectors, memory } = active.request else { return false };
-        if active.cut > 0 || active.is_difficult || sectors.0 == 0 {
+        if active.cut > 0 || active.is_difficult {
             return false;
         }
-        self.refresh_view(port);
-        let Some(piece) = self.single_piece(lba, sectors) else { return false };
-        self.send(index, piece, memory, port)
+        match active.request {
+            Request::Read { lba, sectors, memory } => {
+                self.refresh_view(port);
+                let piece = self.single_piece(lba, sectors);
+                piece.is_some_and(|piece| self.send_read(index, piece, memory, port))
+            }
+            Request::Write { lba, sectors, memory, fua, keep } => {
+                if self.geometry.is_redundant() || keep != Keep::default() || self.shared.is_broken() {
+                    return false;
+                }
+                self.refresh_view(port);
+                let piece = self.single_piece(lba, sectors);
+                piece.is_some_and(|piece| self.send_write(index, piece, memory, fua, port))
+            }
+            Request::Flush | Request::Fill { .. } => false,
+        }
     }
 
     fn single_piece(&self, lba: Lba, sectors: Sectors) -> Option<(Stripe, Piece)> {
@@ -52,7 +72,7 @@ impl Engine {
         whole.then_some((place.stripe, Piece { data: place.cell, rows }))
     }
 
-    fn send(
+    fn send_read(
         &mut self,
         index: u32,
         (stripe, piece): (Stripe, Piece),
@@ -67,32 +87,70 @@ impl Engine {
                 return false;
             }
         }
-        let leg = super::machine::least_busy(&map, &self.busy);
+        let leg = least_busy(&map, &self.busy);
         let Some((slot, at)) = plan::direct(&map, &self.view, leg, piece) else { return false };
-        self.direct[index as usize] = Direct { slot, stripe, seen };
-        self.requests[index as usize].left = 1;
-        self.busy[slot.index()] += 1;
-        self.directs += 1;
+        self.note_direct(index, Direct { slot, stripe, kind: Kind::Read(seen) });
         port.read(tag(DIRECT, 0) | u64::from(index), slot, at, memory);
         true
     }
 
-    /// Such a read has ended.
+    fn send_write(
+        &mut self,
+        index: u32,
+        (stripe, piece): (Stripe, Piece),
+        memory: Bytes,
+        fua: bool,
+        port: &mut impl Port,
+    ) -> bool {
+        let map = self.geometry.stripe(stripe);
+        let Some((slot, at)) = plan::direct(&map, &self.view, 0, piece) else { return false };
+        let mask = self.shared.locks.mask(piece.rows);
+        if !self.shared.locks.try_lock(stripe, mask) {
+            return false;
+        }
+        let holder = port.write(tag(DIRECT, 0) | u64::from(index), slot, at, memory, fua);
+        self.note_direct(index, Direct { slot, stripe, kind: Kind::Write(mask, holder) });
+        true
+    }
+
+    fn note_direct(&mut self, index: u32, direct: Direct) {
+        self.busy[direct.slot.index()] += 1;
+        self.directs += 1;
+        self.requests[index as usize].left = 1;
+        self.direct[index as usize] = direct;
+    }
+
+    /// Such a request has ended.
     pub(super) fn complete_direct(&mut self, index: u32, ok: bool, port: &mut impl Port) {
-        let Direct { slot, stripe, seen } = self.direct[index as usize];
+        let Direct { slot, stripe, kind } = self.direct[index as usize];
         self.directs -= 1;
         self.busy[slot.index()] -= 1;
         self.requests[index as usize].left = 0;
-        let undisturbed = seen.is_none_or(|seen| self.shared.locks.unchanged(stripe, seen));
-        if ok && undisturbed {
-            return self.answer(index);
-        }
-        let active = &mut self.requests[index as usize];
-        active.is_difficult = true;
-        active.fault = (!ok).then_some(slot);
-        self.uncut.push_back(index);
-        if !ok {
-            self.tell_unread(slot, index, port);
+        match kind {
+            Kind::Read(seen) => {
+                let undisturbed = seen.is_none_or(|seen| self.shared.locks.unchanged(stripe, seen));
+                if ok && undisturbed {
+                    return self.answer(index);
+                }
+                let active = &mut self.requests[index as usize];
+                active.is_difficult = true;
+                active.fault = (!ok).then_some(slot);
+                self.uncut.push_back(index);
+                if !ok {
+                    self.tell_unread(slot, index, port);
+                }
+            }
+            Kind::Write(mask, holder) => {
+                if self.shared.locks.unlock(stripe, mask) {
+                    port.wake_others();
+                }
+                if !ok {
+                    // Nothing stands in for it.
+                    port.member_failed(slot, holder);
+                    self.requests[index as usize].trouble = Some(Trouble::Member(slot));
+                }
+                self.answer(index);
+            }
         }
     }
 

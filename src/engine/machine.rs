@@ -55,9 +55,9 @@ pub struct Engine {
     free_requests: Vec<u32>,
     /// Requests not yet cut into bands to their end, oldest first.
     pub(super) uncut: VecDeque<u32>,
-    /// By request: the read that is all it needs, if it is one of those.
+    /// By request: the one disk operation that it is, if that is all.
     pub(super) direct: Vec<Direct>,
-    /// Such reads under way.
+    /// Such requests under way.
     pub(super) directs: usize,
     ops: Vec<Op>,
     free_ops: Vec<u32>,
@@ -90,7 +90,7 @@ pub(super) struct Active {
     pub(super) cut: u64,
     /// Pieces not finished.
     pub(super) left: u32,
-    trouble: Option<Trouble>,
+    pub(super) trouble: Option<Trouble>,
     /// A direct read of it did not do.
     pub(super) is_difficult: bool,
     /// Who could not read it then.
@@ -494,7 +494,7 @@ impl Engine {
 
     fn cut(&mut self, port: &mut impl Port) {
         while let Some(&index) = self.uncut.front() {
-            if self.read_directly(index, port) {
+            if self.start_directly(index, port) {
                 self.uncut.pop_front();
                 continue;
             }
