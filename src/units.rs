@@ -208,7 +208,12 @@ impl SlotSet {
     /// The members in order.
     pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
         self.0.iter().enumerate().flat_map(|(i, &word)| {
-            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| Slot((i * 64 + bit) as u16))
+            let mut rest = word;
+            core::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros() as usize)?;
+                rest &= rest - 1;
+                Some(Slot((i * 64 + bit) as u16))
+            })
         })
     }
 }

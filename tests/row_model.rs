@@ -104,7 +104,7 @@ impl World {
         let mut blocks: Vec<Vec<u8>> = (0..DATA).map(|cell| content(cell, 0)).collect();
         blocks.push((0..BLOCK).map(|i| blocks.iter().fold(0, |sum, block| sum ^ block[i])).collect());
         let mut log = vec![0; LOG_HALVES * HALF];
-        ppl::emit_into(&mut log, SET, 1, &[]);
+        ppl::emit_into(&mut log, SET, 1, &[], ppl::append);
         let halves = blocks.iter().flat_map(|block| block.chunks(HALF)).chain(log.chunks(HALF));
         let places = halves.map(|half| vec![Version { bytes: half.into(), complete: true }]).collect();
         World {

@@ -15,6 +15,12 @@ pub fn kernels() -> Kernels {
     *FOUND.get_or_init(detect)
 }
 
+/// Goes on with a CRC-32C, by the CPU's own instruction where it has one: an
+/// [append](crate::format::ppl::append) that is ten times as fast.
+pub fn crc32c(before: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(before, bytes)
+}
+
 /// Asks the CPU.
 fn detect() -> Kernels {
     #[cfg(target_arch = "x86_64")]
@@ -34,6 +40,16 @@ fn detect() -> Kernels {
 #[cfg(test)]
 mod tests {
     use super::kernels;
+
+    #[test]
+    fn both_checksums_agree() {
+        let bytes: Vec<u8> = (0..5000u32).map(|n| ((n * 7) >> 2) as u8).collect();
+        for len in [0, 1, 7, 8, 63, 512, 4096, 5000] {
+            let (first, second) = bytes[..len].split_at(len / 3);
+            let own = crate::format::ppl::crc32c(&bytes[..len]);
+            assert_eq!(super::crc32c(super::crc32c(0, first), second), own, "{len}");
+        }
+    }
 
     /// A second question gets the same answer, and on x86-64 with AVX2 that is not the portable set.
     #[test]

@@ -17,7 +17,7 @@ use std::io::{self, ErrorKind as IoKind, IoSliceMut, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
@@ -26,6 +26,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use super::buffers::AlignedBuf;
 use super::inline::InlineQueue;
 use super::plain::Plain;
+use super::runs::Transfers;
 use super::uring::UringQueue;
 use super::{Backend, DiskId, DiskInfo, DiskKind, Disks, claim};
 use crate::error::{Error, ErrorKind, Result};
@@ -457,11 +458,15 @@ impl Backend for FileBackend {
     fn queue(&self, depth: usize) -> Result<Box<dyn Disks>> {
         self.open_queue(depth, self.mode)
     }
+
+    fn transfers(&self) -> Option<Transfers> {
+        Some(*self.files.1.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The disks of a [`FileBackend`], shared with its queues.
 #[derive(Debug, Default)]
-pub(super) struct Files(RwLock<Vec<Entry>>);
+pub(super) struct Files(RwLock<Vec<Entry>>, Mutex<Transfers>);
 
 #[derive(Debug)]
 struct Entry {
@@ -480,6 +485,11 @@ impl Files {
 
     pub(super) fn len(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// A queue has ended, which did this.
+    pub(super) fn count(&self, did: Transfers) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).add(did);
     }
 
     /// Are there disks, and none that gains from io_uring?

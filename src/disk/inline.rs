@@ -1,4 +1,4 @@
-//! A queue that does its work in [`Disks::kick`], one operation after the other.
+//! A queue that does its work in [`Disks::kick`], one transfer after the other.
 //!
 //! For disks that answer at once: memory, and files on file systems without asynchronous I/O, where a plain
 //! system call is far cheaper than a hand-over to a worker thread and back. [`Execute`] says how an operation
@@ -12,42 +12,102 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bell::Bell;
-use super::{DiskId, Disks, Done, Failure, Op};
+use super::runs::{Run, Runs, Transfers};
+use super::{DiskId, Disks, Done, Failure, Op, OpKind};
 use crate::engine::Wake;
 use crate::error::{Error, ErrorKind, Result};
 
+/// So many bytes to write are not kept waiting for a kick where nothing is joined: what parity was just summed up over
+/// is still in the L2 cache.
+const EAGER: usize = 256 << 10;
+
 /// Does one operation, whole, now.
 pub(super) trait Execute: Send {
+    /// Is it worth joining neighbours?
+    const JOINS: bool;
+
     fn execute(&mut self, op: &mut Op) -> Result<(), Failure>;
+
+    /// Does several that go on where the one before ends. False if not all was done: then each is done by
+    /// itself.
+    fn execute_joined(&mut self, run: &mut Run) -> bool {
+        let _ = run;
+        false
+    }
+
+    /// The queue ends; this is what it did.
+    fn end(&mut self, did: Transfers) {
+        let _ = did;
+    }
+
     fn attach(&mut self, id: DiskId);
     fn detach(&mut self, id: DiskId);
 }
 
-pub(super) struct InlineQueue<E> {
+pub(super) struct InlineQueue<E: Execute> {
     disks: E,
-    submitted: VecDeque<(u64, Op)>,
+    submitted: Runs,
     ready: VecDeque<Done>,
     bell: Arc<Bell>,
+    did: Transfers,
+    /// Bytes to be written that were submitted and are not done, where nothing is joined.
+    pending: usize,
 }
 
 impl<E: Execute> InlineQueue<E> {
     pub(super) fn new(disks: E, depth: usize) -> Result<InlineQueue<E>> {
         let bell =
             Bell::new().map_err(|e| Error::new(ErrorKind::Io, "cannot make an eventfd").with_source(e))?;
-        let (submitted, ready) = (VecDeque::with_capacity(depth), VecDeque::with_capacity(depth));
-        Ok(InlineQueue { disks, submitted, ready, bell: Arc::new(bell) })
+        let (submitted, ready) = (Runs::new(depth, E::JOINS), VecDeque::with_capacity(depth));
+        Ok(InlineQueue {
+            disks,
+            submitted,
+            ready,
+            bell: Arc::new(bell),
+            did: Transfers::default(),
+            pending: 0,
+        })
+    }
+
+    fn work(&mut self, run: &mut Run) {
+        if let Some(first) = run.first()
+            && run.count() > 1
+        {
+            self.did.count(first);
+            if self.disks.execute_joined(run) {
+                return self.ready.extend(run.drain().map(|(ticket, op)| op.done(ticket, Ok(()))));
+            }
+        }
+        for (ticket, mut op) in run.drain() {
+            self.did.count(&op);
+            let result = self.disks.execute(&mut op);
+            self.ready.push_back(op.done(ticket, result));
+        }
+    }
+}
+
+impl<E: Execute> Drop for InlineQueue<E> {
+    fn drop(&mut self) {
+        self.disks.end(self.did);
     }
 }
 
 impl<E: Execute> Disks for InlineQueue<E> {
     fn submit(&mut self, ticket: u64, op: Op) {
-        self.submitted.push_back((ticket, op));
+        if !E::JOINS && op.kind() == OpKind::Write {
+            self.pending += op.place().map_or(0, |(_, len)| len);
+        }
+        self.submitted.push(ticket, op);
+        if self.pending >= EAGER {
+            self.kick();
+        }
     }
 
     fn kick(&mut self) {
-        while let Some((ticket, mut op)) = self.submitted.pop_front() {
-            let result = self.disks.execute(&mut op);
-            self.ready.push_back(op.done(ticket, result));
+        self.pending = 0;
+        while let Some(mut run) = self.submitted.pop() {
+            self.work(&mut run);
+            self.submitted.recycle(run);
         }
     }
 
@@ -64,7 +124,7 @@ impl<E: Execute> Disks for InlineQueue<E> {
     }
 
     fn in_flight(&self) -> usize {
-        self.submitted.len() + self.ready.len()
+        self.submitted.operations() + self.ready.len()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -110,6 +110,9 @@ struct Attached {
 }
 
 impl Execute for Attached {
+    // Copying goes as fast in pieces.
+    const JOINS: bool = false;
+
     fn execute(&mut self, op: &mut Op) -> Result<(), Failure> {
         let Some(Some(disk)) = self.disks.get(op.disk().index()) else { return Err(Failure::GONE) };
         op.check(disk.size)?;

@@ -35,6 +35,7 @@ pub mod traced;
 mod bell;
 mod inline;
 mod plain;
+mod runs;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ pub use blocking::Blocking;
 pub use buffers::{AlignedBuf, IoBuf, Lent, Memory, RegionId, Span, lend, lend_const};
 pub use file::{Access, FileBackend, FileDisk, Identity, IoMode};
 pub use memory::MemoryBackend;
+pub use runs::Transfers;
 
 use crate::engine::Wake;
 use crate::error::Result;
@@ -117,6 +119,12 @@ pub trait Backend: Send + Sync {
     /// [`Io`](crate::ErrorKind::Io) if the system refuses the means (descriptors, memory, io_uring where it
     /// is insisted on).
     fn queue(&self, depth: usize) -> Result<Box<dyn Disks>>;
+
+    /// What the disks had to do for queues that are closed by now, after neighbouring operations were joined;
+    /// `None` if nobody counts.
+    fn transfers(&self) -> Option<Transfers> {
+        None
+    }
 }
 
 impl<B: Backend + ?Sized> Backend for &B {
@@ -129,6 +137,9 @@ impl<B: Backend + ?Sized> Backend for &B {
     fn queue(&self, depth: usize) -> Result<Box<dyn Disks>> {
         (**self).queue(depth)
     }
+    fn transfers(&self) -> Option<Transfers> {
+        (**self).transfers()
+    }
 }
 
 impl<B: Backend + ?Sized> Backend for Arc<B> {
@@ -140,6 +151,9 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     }
     fn queue(&self, depth: usize) -> Result<Box<dyn Disks>> {
         (**self).queue(depth)
+    }
+    fn transfers(&self) -> Option<Transfers> {
+        (**self).transfers()
     }
 }
 

@@ -13,7 +13,8 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 
 use super::file::{FileDisk, Files};
 use super::inline::Execute;
-use super::{DiskId, Failure, Op};
+use super::runs::{Run, Transfers};
+use super::{DiskId, Failure, Op, OpKind};
 
 /// How often an operation that is not getting anywhere ("try again", no whole block transferred) is repeated.
 pub(super) const RETRIES: u32 = 64;
@@ -32,6 +33,20 @@ impl Plain {
 }
 
 impl Execute for Plain {
+    const JOINS: bool = true;
+
+    fn execute_joined(&mut self, run: &mut Run) -> bool {
+        let disk = run.first().map(|op| op.disk().index());
+        match disk.and_then(|index| self.disks.get(index)) {
+            Some(Some(disk)) => execute_joined(disk, run),
+            _ => false,
+        }
+    }
+
+    fn end(&mut self, did: Transfers) {
+        self.files.count(did);
+    }
+
     fn execute(&mut self, op: &mut Op) -> Result<(), Failure> {
         match self.disks.get(op.disk().index()) {
             Some(Some(disk)) => execute(disk, op),
@@ -66,7 +81,7 @@ pub(super) fn execute(disk: &FileDisk, op: &mut Op) -> Result<(), Failure> {
         }
         Op::Write { at, buf, fua, .. } => {
             let (at, bytes) = (at.bytes(), buf.bytes());
-            let flags = if *fua { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
+            let flags = flags(*fua);
             transfer(bytes.len(), disk.block(), |done| {
                 pwritev2(disk, &[IoSlice::new(&bytes[done..])], at + done as u64, flags)
             })
@@ -78,6 +93,32 @@ pub(super) fn execute(disk: &FileDisk, op: &mut Op) -> Result<(), Failure> {
             }
         },
     }
+}
+
+/// Does a run of several operations in one call. False if that did not do all of it.
+pub(super) fn execute_joined(disk: &FileDisk, run: &mut Run) -> bool {
+    let refused = run.parts_mut().iter().any(|(_, op)| op.check(disk.size()).is_err());
+    let (false, Some(first), all) = (refused, run.first(), run.bytes()) else { return false };
+    let Some((at, _)) = first.place() else { return false };
+    let (at, flags) = (at.bytes(), flags(first.is_fua()));
+    let answer = match first.kind() {
+        OpKind::Read => {
+            let mut room = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let count = run.slices_mut(&mut room);
+            preadv2(disk, &mut room[..count], at, ReadWriteFlags::empty())
+        }
+        OpKind::Write => {
+            let mut room = std::array::from_fn(|_| IoSlice::new(&[]));
+            let count = run.slices(&mut room);
+            pwritev2(disk, &room[..count], at, flags)
+        }
+        OpKind::Flush => return false,
+    };
+    answer == Ok(all)
+}
+
+fn flags(fua: bool) -> ReadWriteFlags {
+    if fua { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() }
 }
 
 /// Calls `step` with the bytes done so far until all `len` are done.

@@ -533,6 +533,44 @@ fn a_file_that_shrinks_ends_transfers_short() {
     }
 }
 
+/// Neighbours go to the disk as one, come back one by one, and fail one by one.
+#[test]
+fn neighbours_are_one_transfer() {
+    for mode in [IoMode::Uring, IoMode::Auto, IoMode::Plain] {
+        for dir in dirs() {
+            if mode == IoMode::Uring && !uring_is_allowed() {
+                continue;
+            }
+            let backend = files(mode, dir.path(), true);
+            let mut rig = Rig::new(&backend, 32);
+            let span = rig.filled(65536, 7);
+            for n in 0..16 {
+                rig.write(n, DiskId(0), n * 8, span.part(n as u32 * 4096, 4096), false);
+            }
+            let mut ended = rig.complete_all();
+            ended.sort_by_key(|&(ticket, _)| ticket);
+            assert_eq!(ended, (0..16).map(|n| (n, Ok(()))).collect::<Vec<_>>());
+            // In the other order they are no neighbours.
+            for n in (0..4).rev() {
+                rig.read(n, DiskId(0), n * 8, span.part(n as u32 * 4096, 4096));
+            }
+            assert_eq!(rig.complete_all().len(), 4);
+            let cut = std::fs::File::options().write(true).open(dir.path().join("a")).unwrap();
+            cut.set_len(8192).unwrap();
+            for n in 0..4 {
+                rig.read(n, DiskId(0), n * 8, span.part(n as u32 * 4096, 4096));
+            }
+            let mut ended = rig.complete_all();
+            ended.sort_by_key(|&(ticket, _)| ticket);
+            let short = Err(Failure::SHORT);
+            assert_eq!(ended, [(0, Ok(())), (1, Ok(())), (2, short), (3, short)]);
+            drop(rig);
+            let Transfers { reads, writes, flushes } = backend.transfers().unwrap();
+            assert_eq!((reads, writes, flushes), (4 + 1 + 4, 1, 0), "{mode:?}");
+        }
+    }
+}
+
 #[test]
 fn answers_of_the_kernel_are_understood() {
     use super::plain::{Progress, progress};

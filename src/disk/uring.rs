@@ -12,7 +12,9 @@
 //!
 //! Needs Linux 5.11 (waiting with a timeout); what later kernels offer is used if it is there.
 //!
-//! Room: a submission entry and a completion entry are reserved for each operation in the ring and for the
+//! Neighbouring operations of a kick are one entry with several buffers.
+//!
+//! Room: a submission entry and a completion entry are reserved for each run of operations in the ring and for the
 //! wake-up poll, so neither queue of the ring can overflow. More operations than that wait in front of it.
 #![allow(unsafe_code)]
 
@@ -28,6 +30,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use super::bell::Bell;
 use super::file::{FileDisk, Files};
 use super::plain::{self, Progress, RETRIES, progress};
+use super::runs::{Run, Runs, Transfers};
 use super::slots::Slots;
 use super::{DiskId, Disks, Done, Failure, IoBuf, Op};
 use crate::engine::Wake;
@@ -36,28 +39,41 @@ use crate::units::DiskLba;
 /// Operations in the ring at a time, at most; the kernel's own limit is 32768 entries.
 const MOST_IN_RING: usize = 4096;
 
-/// The rest of a flight's operation for a file, registered or not (the two are of different types).
+/// The entry for an [`Asked`] of a file, registered or not (the two are of different types).
 macro_rules! entry {
-    ($flight:expr, $file:expr) => {
-        match &$flight.op {
-            Op::Read { at, buf, .. } => {
-                let (ptr, len, offset) = rest(*at, buf, $flight.done);
-                opcode::Read::new($file, ptr, len).offset(offset).build()
+    ($asked:expr, $file:expr) => {
+        match $asked {
+            Asked::Read(ptr, len, at) => opcode::Read::new($file, ptr, len).offset(at).build(),
+            Asked::Write(ptr, len, at, flags) => {
+                opcode::Write::new($file, ptr, len).offset(at).rw_flags(flags).build()
             }
-            Op::Write { at, buf, fua, .. } => {
-                let (ptr, len, offset) = rest(*at, buf, $flight.done);
-                let flags = if *fua { libc::RWF_DSYNC } else { 0 };
-                opcode::Write::new($file, ptr, len).offset(offset).rw_flags(flags).build()
+            Asked::ReadAll(vector, count, at) => opcode::Readv::new($file, vector, count).offset(at).build(),
+            Asked::WriteAll(vector, count, at, flags) => {
+                opcode::Writev::new($file, vector, count).offset(at).rw_flags(flags).build()
             }
-            Op::Flush { .. } => opcode::Fsync::new($file).flags(FsyncFlags::DATASYNC).build(),
+            Asked::Flush => opcode::Fsync::new($file).flags(FsyncFlags::DATASYNC).build(),
         }
     };
+}
+
+/// What a flight asks of the kernel: memory, length in bytes (or buffers), place on the disk in bytes, flags.
+enum Asked {
+    Read(*mut u8, u32, u64),
+    Write(*mut u8, u32, u64, i32),
+    ReadAll(*const libc::iovec, u32, u64),
+    WriteAll(*const libc::iovec, u32, u64, i32),
+    Flush,
 }
 
 /// Address, length and place on the disk (in bytes) of what is left of a transfer of which `done` bytes are
 /// done.
 fn rest(at: DiskLba, buf: &IoBuf, done: usize) -> (*mut u8, u32, u64) {
     (buf.as_ptr().wrapping_add(done), (buf.len() - done) as u32, at.bytes() + done as u64)
+}
+
+/// The flags of a write.
+fn flags(fua: bool) -> i32 {
+    if fua { libc::RWF_DSYNC } else { 0 }
 }
 
 /// Completions of the wake-up poll carry this in place of a slot.
@@ -73,10 +89,12 @@ pub(super) struct UringQueue {
     insist: bool,
     /// In the ring.
     flights: Slots<Flight>,
-    /// For the ring, when there is room.
-    waiting: VecDeque<(u64, Op)>,
+    /// Operations in the ring.
+    flying: usize,
+    /// For the ring, at the next kick or when there is room.
+    waiting: Runs,
     /// For inline disks, at the next kick.
-    inline: VecDeque<(u64, Op)>,
+    inline: Runs,
     /// Complete without the ring.
     ready: VecDeque<Done>,
     bell: Arc<Bell>,
@@ -84,6 +102,7 @@ pub(super) struct UringQueue {
     multishot: bool,
     /// How many disks are detached and have operations in flight.
     leaving: usize,
+    did: Transfers,
 }
 
 struct Attached {
@@ -103,10 +122,9 @@ enum Target {
     Plain(RawFd),
 }
 
-/// An operation in the ring.
+/// A run of operations in the ring.
 struct Flight {
-    ticket: u64,
-    op: Op,
+    run: Run,
     target: Target,
     block: u32,
     /// Bytes transferred so far.
@@ -133,12 +151,14 @@ impl UringQueue {
             registered,
             insist,
             flights: Slots::new(depth),
-            waiting: VecDeque::with_capacity(depth),
-            inline: VecDeque::with_capacity(depth),
+            flying: 0,
+            waiting: Runs::new(depth, true),
+            inline: Runs::new(depth, true),
             ready: VecDeque::with_capacity(depth),
             bell: Arc::new(Bell::new()?),
             multishot: true,
             leaving: 0,
+            did: Transfers::default(),
             files,
         };
         for index in 0..known {
@@ -154,22 +174,30 @@ impl UringQueue {
         self.disks.get_mut(id.index())?.as_mut()
     }
 
-    /// Puts an operation for an attached disk into the ring, which has room.
-    fn launch(&mut self, ticket: u64, op: Op) {
-        let Some(attached) = self.attached(op.disk()) else {
-            // Cannot be: a disk stays until its operations are back.
-            return self.ready.push_back(op.done(ticket, Err(Failure::GONE)));
-        };
-        let (target, block) = (attached.target, attached.disk.block());
-        let slot = self.flights.insert(Flight { ticket, op, target, block, done: 0, retries: 0 });
-        if let Some(flight) = self.flights.get_mut(slot) {
-            push(&mut self.ring.submission(), &flight.entry(slot));
+    /// Puts what waits into the ring, as far as that has room.
+    fn launch(&mut self) {
+        while !self.waiting.is_empty() && !self.flights.is_full() {
+            let Some(run) = self.waiting.pop() else { return };
+            let disk = run.first().map(|op| op.disk().index());
+            let Some(Some(attached)) = disk.and_then(|index| self.disks.get(index)) else {
+                // Cannot be: a disk stays until its operations are back.
+                let mut run = run;
+                self.ready.extend(run.drain().map(|(ticket, op)| op.done(ticket, Err(Failure::GONE))));
+                continue;
+            };
+            let (target, block) = (attached.target, attached.disk.block());
+            self.flying += run.count();
+            run.first().into_iter().for_each(|op| self.did.count(op));
+            let slot = self.flights.insert(Flight { run, target, block, done: 0, retries: 0 });
+            if let Some(flight) = self.flights.get_mut(slot) {
+                push(&mut self.ring.submission(), &flight.entry(slot));
+            }
         }
     }
 
-    /// Gives the kernel what is in the submission queue. If it has no memory for it now, the next call tries
-    /// again.
+    /// Gives the kernel all there is room for. If it has no memory for it now, the next call tries again.
     fn hand_over(&mut self) {
+        self.launch();
         while !self.ring.submission().is_empty() {
             match self.ring.submit() {
                 Ok(_) => {}
@@ -200,12 +228,20 @@ impl UringQueue {
             match flight.advance(answer.result()) {
                 None => push(&mut submission, &flight.entry(slot)),
                 Some(result) => {
-                    if let Some(Flight { ticket, op, .. }) = self.flights.remove(slot) {
+                    let Some(Flight { mut run, .. }) = self.flights.remove(slot) else { continue };
+                    self.flying -= run.count();
+                    let apart = result.is_err() && run.count() > 1;
+                    for (ticket, op) in run.drain() {
+                        if apart {
+                            self.waiting.push_alone(ticket, op);
+                            continue;
+                        }
                         if let Some(Some(attached)) = self.disks.get_mut(op.disk().index()) {
                             attached.in_flight -= 1;
                         }
                         out.push(op.done(ticket, result));
                     }
+                    self.waiting.recycle(run);
                 }
             }
         }
@@ -213,12 +249,28 @@ impl UringQueue {
         if self.leaving > 0 {
             self.release();
         }
-        while !self.waiting.is_empty() && !self.flights.is_full() {
-            if let Some((ticket, op)) = self.waiting.pop_front() {
-                self.launch(ticket, op);
+        self.launch();
+        woken
+    }
+
+    /// Does a run of an inline disk.
+    fn work(&mut self, run: &mut Run) {
+        let disk = run.first().and_then(|op| self.disks.get(op.disk().index()));
+        let Some(Some(Attached { disk, .. })) = disk else {
+            let gone = |(ticket, op): (u64, Op)| op.done(ticket, Err(Failure::GONE));
+            return self.ready.extend(run.drain().map(gone));
+        };
+        if let Some(first) = run.first().filter(|_| run.count() > 1) {
+            self.did.count(first);
+            if plain::execute_joined(disk, run) {
+                return self.ready.extend(run.drain().map(|(ticket, op)| op.done(ticket, Ok(()))));
             }
         }
-        woken
+        for (ticket, mut op) in run.drain() {
+            self.did.count(&op);
+            let result = plain::execute(disk, &mut op);
+            self.ready.push_back(op.done(ticket, result));
+        }
     }
 
     /// Lets go of detached disks whose operations are back.
@@ -248,7 +300,6 @@ impl UringQueue {
 
 impl Disks for UringQueue {
     fn submit(&mut self, ticket: u64, op: Op) {
-        let full = self.flights.is_full();
         let (refused, inline) = match self.attached(op.disk()) {
             Some(attached) if !attached.leaving => {
                 let refused = op.check(attached.disk.size()).err();
@@ -259,20 +310,16 @@ impl Disks for UringQueue {
         };
         match refused {
             Some(failure) => self.ready.push_back(op.done(ticket, Err(failure))),
-            None if inline => self.inline.push_back((ticket, op)),
-            None if full => self.waiting.push_back((ticket, op)),
-            None => self.launch(ticket, op),
+            None if inline => self.inline.push(ticket, op),
+            None => self.waiting.push(ticket, op),
         }
     }
 
     fn kick(&mut self) {
         self.hand_over();
-        while let Some((ticket, mut op)) = self.inline.pop_front() {
-            let result = match self.attached(op.disk()) {
-                Some(attached) => plain::execute(&attached.disk, &mut op),
-                None => Err(Failure::GONE),
-            };
-            self.ready.push_back(op.done(ticket, result));
+        while let Some(mut run) = self.inline.pop() {
+            self.work(&mut run);
+            self.inline.recycle(run);
         }
     }
 
@@ -300,7 +347,7 @@ impl Disks for UringQueue {
     }
 
     fn in_flight(&self) -> usize {
-        self.flights.len() + self.waiting.len() + self.inline.len() + self.ready.len()
+        self.flying + self.waiting.operations() + self.inline.operations() + self.ready.len()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -359,14 +406,19 @@ impl Drop for UringQueue {
         if self.registered > 0 {
             let _ = self.ring.submitter().unregister_files();
         }
+        self.files.count(self.did);
     }
 }
 
 impl Flight {
-    /// Takes in the kernel's answer: the result, or nothing if there is more to ask for.
+    /// Takes in the kernel's answer: the result, or nothing if there is more to ask for. What several operations
+    /// ask for together is done whole or has failed.
     fn advance(&mut self, answer: i32) -> Option<Result<(), Failure>> {
-        let len = self.op.place().map_or(0, |(_, len)| len);
+        let len = self.run.bytes();
         let answer = if answer < 0 { Err(-answer) } else { Ok(answer as usize) };
+        if self.run.count() > 1 {
+            return Some(if answer == Ok(len) { Ok(()) } else { Err(Failure::SHORT) });
+        }
         let (before, finished) = (self.done, answer.is_ok_and(|n| self.done + n >= len));
         match progress(answer, before, len, self.block) {
             Progress::Failed(failure) => return Some(Err(failure)),
@@ -381,14 +433,42 @@ impl Flight {
     }
 
     /// What is left to do, as an entry for the ring.
-    fn entry(&self, slot: usize) -> squeue::Entry {
+    fn entry(&mut self, slot: usize) -> squeue::Entry {
+        let asked = self.asked();
         let entry = match self.target {
-            Target::Registered(index) => entry!(self, Fixed(index)),
-            Target::Plain(fd) => entry!(self, Fd(fd)),
+            Target::Registered(index) => entry!(asked, Fixed(index)),
+            Target::Plain(fd) => entry!(asked, Fd(fd)),
         };
         entry.user_data(slot as u64)
     }
+
+    fn asked(&mut self) -> Asked {
+        let done = self.done;
+        match self.run.only() {
+            Some(Op::Read { at, buf, .. }) => {
+                let (ptr, len, offset) = rest(*at, buf, done);
+                return Asked::Read(ptr, len, offset);
+            }
+            Some(Op::Write { at, buf, fua, .. }) => {
+                let (ptr, len, offset) = rest(*at, buf, done);
+                return Asked::Write(ptr, len, offset, flags(*fua));
+            }
+            Some(Op::Flush { .. }) => return Asked::Flush,
+            None => {}
+        }
+        let vector = self.run.vector();
+        let (vector, count) = (vector.as_ptr().cast::<libc::iovec>(), vector.len() as u32);
+        match self.run.first() {
+            Some(Op::Read { at, .. }) => Asked::ReadAll(vector, count, at.bytes()),
+            Some(Op::Write { at, fua, .. }) => Asked::WriteAll(vector, count, at.bytes(), flags(*fua)),
+            Some(Op::Flush { .. }) | None => Asked::Flush,
+        }
+    }
 }
+
+/// A pair of address and length is what the kernel wants.
+const _: () = assert!(size_of::<[usize; 2]>() == size_of::<libc::iovec>());
+const _: () = assert!(std::mem::offset_of!(libc::iovec, iov_len) == size_of::<usize>());
 
 /// A ring with as much of what later kernels offer as this one knows.
 fn open_ring(entries: u32) -> io::Result<IoUring> {
@@ -408,7 +488,7 @@ fn arm_wake(submission: &mut squeue::SubmissionQueue<'_>, bell: &Bell, multishot
 
 /// The only way into the ring: for the entry of a [`Flight`] in the table, or the wake-up poll.
 fn push(submission: &mut squeue::SubmissionQueue<'_>, entry: &squeue::Entry) {
-    // SAFETY: a flight keeps its `IoBuf`, whose memory is valid and its own, until the kernel's completion
+    // SAFETY: a flight keeps its run's `IoBuf`s, whose memory is valid and its own, and the list of them, until the kernel's completion
     // takes the flight out of the table; its disk keeps the file open as long. The poll has no memory, and
     // its descriptor lives as long as the ring's queue.
     let pushed = unsafe { submission.push(entry) };

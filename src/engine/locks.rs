@@ -14,7 +14,9 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use crate::plan::Rows;
 use crate::units::Stripe;
 
-const WORDS: usize = 1024;
+/// 256 KiB an LU. With 64 queues of 32 small writes each, one lock in thirty meets another's without need.
+const WORDS: usize = 1 << WORD_BITS;
+const WORD_BITS: u32 = 12;
 
 /// One word and the number of times a lock was taken in it. On a cache line of its own.
 #[repr(align(64))]
@@ -100,7 +102,7 @@ impl RowLocks {
     }
 
     fn word(&self, stripe: Stripe) -> &Word {
-        let hash = stripe.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+        let hash = stripe.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - WORD_BITS);
         &self.words[hash as usize % WORDS]
     }
 }

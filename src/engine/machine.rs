@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::direct::{DIRECT, Direct};
 use super::{
     Bytes, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request, Shared, Step,
     Trouble,
@@ -24,6 +25,9 @@ const _: () = assert!(2 * MAX_PIECES < MAX_ENTRIES);
 const LOG_WRITE: usize = 0x7fff;
 const LOG_FLUSH: usize = 0x7ffe;
 
+// No band has a number like these.
+const _: () = assert!(DIRECT < LOG_FLUSH && LOG_FLUSH < LOG_WRITE);
+
 /// Limits of one engine, fixed when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -42,15 +46,19 @@ pub struct Limits {
 
 /// One queue's engine.
 pub struct Engine {
-    geometry: Arc<Geometry>,
-    shared: Arc<Shared>,
+    pub(super) geometry: Arc<Geometry>,
+    pub(super) shared: Arc<Shared>,
     queue: QueueId,
     limits: Limits,
-    view: Arc<View>,
-    requests: Vec<Active>,
+    pub(super) view: Arc<View>,
+    pub(super) requests: Vec<Active>,
     free_requests: Vec<u32>,
     /// Requests not yet cut into bands to their end, oldest first.
-    uncut: VecDeque<u32>,
+    pub(super) uncut: VecDeque<u32>,
+    /// By request: the one disk operation that it is, if that is all.
+    pub(super) direct: Vec<Direct>,
+    /// Such requests under way.
+    pub(super) directs: usize,
     ops: Vec<Op>,
     free_ops: Vec<u32>,
     /// Operations in `Intent`, `Lock` or `Memory`, oldest first.
@@ -67,7 +75,7 @@ pub struct Engine {
     log_unflushed: Vec<(Slot, Holder, u64)>,
     replies: VecDeque<Reply>,
     /// Disk operations under way, by slot: a mirror read takes the least busy leg.
-    busy: Vec<u32>,
+    pub(super) busy: Vec<u32>,
     asleep_for_locks: bool,
     /// Since the waiting operations were looked at last.
     something_ended: bool,
@@ -75,14 +83,24 @@ pub struct Engine {
 
 /// A request under way.
 #[derive(Clone, Copy)]
-struct Active {
+pub(super) struct Active {
     cookie: u64,
-    request: Request,
+    pub(super) request: Request,
     /// Sectors already cut into bands.
-    cut: u64,
+    pub(super) cut: u64,
     /// Pieces not finished.
-    left: u32,
-    trouble: Option<Trouble>,
+    pub(super) left: u32,
+    pub(super) trouble: Option<Trouble>,
+    /// A direct read of it did not do.
+    pub(super) is_difficult: bool,
+    /// Who could not read it then.
+    pub(super) fault: Option<Slot>,
+}
+
+impl Active {
+    fn new(cookie: u64, request: Request) -> Active {
+        Active { cookie, request, cut: 0, left: 0, trouble: None, is_difficult: false, fault: None }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -339,7 +357,7 @@ impl Engine {
     ) -> Engine {
         let cells = usize::from(geometry.cells());
         let slots = usize::from(geometry.slots());
-        let request = Active { cookie: 0, request: Request::Flush, cut: 0, left: 0, trouble: None };
+        let request = Active::new(0, Request::Flush);
         Engine {
             // Replacements have numbers of their own.
             busy: alloc::vec![0; 2 * usize::from(geometry.slots())],
@@ -351,6 +369,8 @@ impl Engine {
             requests: alloc::vec![request; limits.requests],
             free_requests: (0..limits.requests as u32).rev().collect(),
             uncut: VecDeque::with_capacity(limits.requests),
+            direct: alloc::vec![Direct::NONE; limits.requests],
+            directs: 0,
             ops: (0..limits.bands).map(|_| Op::new(cells, slots)).collect(),
             free_ops: (0..limits.bands as u32).rev().collect(),
             waiting: VecDeque::with_capacity(limits.bands),
@@ -379,7 +399,7 @@ impl Engine {
             assert!(end.is_some_and(|end| end <= self.geometry.size().0), "request past the end");
         }
         let Some(index) = self.free_requests.pop() else { return Err(request) };
-        self.requests[index as usize] = Active { cookie, request, cut: 0, left: 0, trouble: None };
+        self.requests[index as usize] = Active::new(cookie, request);
         self.uncut.push_back(index);
         Ok(())
     }
@@ -407,6 +427,9 @@ impl Engine {
         let (index, life, io) = ((tag >> 48) as usize, (tag >> 32) as u16, tag as u32 as usize);
         if index >= LOG_FLUSH {
             return self.complete_log(index, Slot(io as u16), ok, port);
+        }
+        if index == DIRECT {
+            return self.complete_direct(io as u32, ok, port);
         }
         let Some(op) = self.ops.get_mut(index).filter(|op| op.life == life && op.left > 0) else {
             debug_assert!(false, "completion of nothing");
@@ -456,7 +479,10 @@ impl Engine {
 
     /// Nothing submitted is unfinished (replies may still wait to be taken).
     pub fn is_idle(&self) -> bool {
-        self.free_ops.len() == self.ops.len() && self.uncut.is_empty() && self.log_flying == 0
+        self.free_ops.len() == self.ops.len()
+            && self.uncut.is_empty()
+            && self.directs == 0
+            && self.log_flying == 0
     }
 
     /// Could [`submit`](Self::submit) take one more?
@@ -468,6 +494,10 @@ impl Engine {
 
     fn cut(&mut self, port: &mut impl Port) {
         while let Some(&index) = self.uncut.front() {
+            if self.start_directly(index, port) {
+                self.uncut.pop_front();
+                continue;
+            }
             if !self.cut_request(index, port) {
                 return;
             }
@@ -541,7 +571,9 @@ impl Engine {
                 tail: if done + length == sectors.0 { keep.tail } else { 0 },
             };
             self.attach(op, Some(index), memory, keep);
+            let fault = self.fault_of(index, piece.rows);
             let op = &mut self.ops[op as usize];
+            op.faults.extend(fault);
             op.pieces.push(piece);
             op.fua |= fua;
             self.requests[index as usize].cut += length;
@@ -748,7 +780,7 @@ impl Engine {
         true
     }
 
-    fn refresh_view(&mut self, port: &mut impl Port) {
+    pub(super) fn refresh_view(&mut self, port: &mut impl Port) {
         if self.shared.epoch() != self.view.epoch {
             self.view = port.view();
         }
@@ -1191,7 +1223,7 @@ impl Engine {
         }
     }
 
-    fn answer(&mut self, index: u32) {
+    pub(super) fn answer(&mut self, index: u32) {
         let active = self.requests[index as usize];
         self.free_requests.push(index);
         let result = active.trouble.map_or(Ok(()), Err);
@@ -1234,12 +1266,12 @@ fn end_log_flush(slot: Slot, stamp: u64, port: &mut impl Port) {
 }
 
 /// The tag of an operation's first disk operation.
-fn tag(index: usize, life: u16) -> u64 {
+pub(super) fn tag(index: usize, life: u16) -> u64 {
     (index as u64) << 48 | u64::from(life) << 32
 }
 
 /// The copy whose member has the least to do; cell 0 where there are no copies.
-fn least_busy(map: &crate::geometry::StripeMap<'_>, busy: &[u32]) -> u16 {
+pub(super) fn least_busy(map: &crate::geometry::StripeMap<'_>, busy: &[u32]) -> u16 {
     if map.parities() > 0 || map.cells() < 2 {
         return 0;
     }

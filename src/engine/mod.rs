@@ -34,6 +34,7 @@
 //! - Reads that depend on more than one cell, or that could have been served by another copy, are checked against the
 //!   row lock's counter and done again if somebody wrote meanwhile: a value once read does not flip back.
 
+mod direct;
 mod intent;
 mod locks;
 mod log;

@@ -136,7 +136,7 @@ impl Header {
         let short = Refusal::Short { bytes: bytes.len() };
         let bytes = bytes.get(..HEADER_BYTES).ok_or(short)?;
         let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| short)?;
-        let (stored, computed) = (raw.checksum.get(), header_checksum(bytes));
+        let (stored, computed) = (raw.checksum.get(), header_checksum(bytes, append));
         if stored != computed {
             return Err(Refusal::Checksum { stored, computed });
         }
@@ -156,7 +156,7 @@ impl Header {
     /// The header as it goes to disk, [`HEADER_BYTES`] long. Entries beyond [`MAX_ENTRIES`] are left out.
     pub fn emit(&self, set_uuid: Uuid) -> Vec<u8> {
         let mut bytes = alloc::vec![0; HEADER_BYTES];
-        emit_into(&mut bytes, set_uuid, self.generation, &self.entries);
+        emit_into(&mut bytes, set_uuid, self.generation, &self.entries, append);
         bytes
     }
 
@@ -172,9 +172,13 @@ impl Header {
     }
 }
 
+/// Goes on with a CRC-32C: [`append`], or whatever does the same faster on this CPU. A record's checksums are on the way of
+/// every small write.
+pub type Crc32c = fn(u32, &[u8]) -> u32;
+
 /// Writes a header over the first [`HEADER_BYTES`] of `bytes`. Entries beyond [`MAX_ENTRIES`] are left out; nothing is written
 /// if there is not enough room.
-pub fn emit_into(bytes: &mut [u8], set_uuid: Uuid, generation: u64, entries: &[Entry]) {
+pub fn emit_into(bytes: &mut [u8], set_uuid: Uuid, generation: u64, entries: &[Entry], crc: Crc32c) {
     let Some(bytes) = bytes.get_mut(..HEADER_BYTES) else { return };
     bytes.fill(0);
     let Ok((raw, _)) = Raw::mut_from_prefix(bytes) else { return };
@@ -185,7 +189,7 @@ pub fn emit_into(bytes: &mut [u8], set_uuid: Uuid, generation: u64, entries: &[E
     for (to, from) in raw.entries.iter_mut().zip(entries) {
         *to = RawEntry::of(from);
     }
-    let checksum = header_checksum(bytes);
+    let checksum = header_checksum(bytes, crc);
     bytes[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
 }
 
@@ -253,18 +257,22 @@ pub const fn signature(set_uuid: Uuid) -> u32 {
 }
 
 /// The checksum of a header: CRC-32C with the field itself taken as zero.
-fn header_checksum(bytes: &[u8]) -> u32 {
-    let before = crc32c_raw(!0, &bytes[..CHECKSUM.start]);
-    let field = crc32c_raw(before, &[0; 4]);
-    !crc32c_raw(field, &bytes[CHECKSUM.end..])
+fn header_checksum(bytes: &[u8], crc: Crc32c) -> u32 {
+    let before = crc(0, &bytes[..CHECKSUM.start]);
+    crc(crc(before, &[0; 4]), &bytes[CHECKSUM.end..])
 }
 
 /// CRC-32C (Castagnoli, reflected, polynomial 0x82f63b78, start and end inverted).
 pub const fn crc32c(bytes: &[u8]) -> u32 {
-    !crc32c_raw(!0, bytes)
+    append(0, bytes)
 }
 
-/// Eight bytes at a time ("slicing by 8"): a record's checksums are on the way of every small write.
+/// The CRC-32C of some bytes, whose own is `before`, and `bytes` behind them.
+pub const fn append(before: u32, bytes: &[u8]) -> u32 {
+    !crc32c_raw(!before, bytes)
+}
+
+/// Eight bytes at a time ("slicing by 8").
 const fn crc32c_raw(mut crc: u32, mut bytes: &[u8]) -> u32 {
     while let [a, b, c, d, e, f, g, h, rest @ ..] = bytes {
         let low = crc ^ u32::from_le_bytes([*a, *b, *c, *d]);
@@ -357,7 +365,7 @@ mod tests {
         assert_eq!(Header::parse(&odd, UUID), Err(Refusal::PartialParity { index: 1, pp_size: 512 }));
         let mut many = good;
         many[528..532].copy_from_slice(&149u32.to_le_bytes());
-        let sum = header_checksum(&many);
+        let sum = header_checksum(&many, append);
         many[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(Header::parse(&many, UUID), Err(Refusal::Entries { count: 149 }));
     }
@@ -398,7 +406,7 @@ mod tests {
             let at = usize::from(start) % 4000;
             bytes[at..at + noise.len()].copy_from_slice(&noise);
             let _ = Header::parse(&bytes, UUID);
-            let sum = header_checksum(&bytes);
+            let sum = header_checksum(&bytes, append);
             bytes[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
             let _ = walk(&bytes);
         }

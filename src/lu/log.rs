@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::disk::overlay::{Overlay, Patch};
-use crate::disk::{Backend, Blocking, DiskId};
+use crate::disk::{Backend, Blocking, DiskId, cpu};
 use crate::engine::{Log, MOST_PARITY, QueueId, Ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Area;
@@ -66,7 +66,7 @@ impl Book {
         self.gathered[slot.index()].truncate(from as usize);
         for (mut entry, bytes) in entries {
             if let Some(bytes) = bytes {
-                entry.checksum = ppl::crc32c(bytes);
+                entry.checksum = cpu::crc32c(0, bytes);
                 self.gathered[slot.index()].extend_from_slice(bytes);
             }
             self.log.push(slot, entry);
@@ -76,7 +76,7 @@ impl Book {
 
     /// Puts the record begun with `generation` into `bytes`: header and partial parity.
     pub(super) fn record(&mut self, slot: Slot, generation: u64, bytes: &mut [u8]) {
-        ppl::emit_into(bytes, self.set, generation, self.log.entries(slot));
+        ppl::emit_into(bytes, self.set, generation, self.log.entries(slot), cpu::crc32c);
         let gathered = &mut self.gathered[slot.index()];
         if let Some(behind) = bytes.get_mut(ppl::HEADER_BYTES..) {
             let len = behind.len().min(gathered.len());

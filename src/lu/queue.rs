@@ -134,7 +134,8 @@ impl Core {
             moved |= self.deliver();
             moved |= self.finish_instant();
             self.collect();
-            if !moved {
+            // (What is idle does not need to be asked again.)
+            if !moved || self.engine.is_idle() {
                 break;
             }
         }
@@ -592,7 +593,7 @@ impl Queue {
         let mut core = cell.core();
         core.pump(None);
         self.take(&mut core, done);
-        let Some(wait) = wait else { return };
+        let Some(wait) = wait.filter(|_| done.len() == before) else { return };
         let until = Instant::now().checked_add(wait);
         while done.len() == before && self.in_flight() > 0 {
             let left = until.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));

@@ -32,6 +32,7 @@
 //!
 //! The plan moves names of buffers, not bytes: [`Buf`] is a client's piece or a scratch *lane*, one lane per cell.
 
+mod cost;
 mod log;
 mod planner;
 mod stripes;
@@ -40,8 +41,9 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use cost::{Cost, cost};
 pub use log::{LOG_ROWS, LogPart, expressible};
-pub use planner::plan;
+pub use planner::{direct, plan};
 pub use stripes::StripeSet;
 pub use view::{Member, Presence, View};
 

@@ -135,29 +135,10 @@ fn read_directly(
     pieces: &[Piece],
     out: &mut Plan,
 ) -> bool {
-    let copies = if map.parities() == 0 { map.cells() } else { 1 };
     let in_sync = u64::from(synced_rows(map, view)) >= u64::from(out.rows.end);
     let in_sync = in_sync || planted(Bug::BalanceUnsynced);
-    for (i, piece) in pieces.iter().enumerate() {
-        // Copies that do not agree yet must all be read from the same one.
-        let first = if in_sync { leg % copies } else { 0 };
-        let good = (0..copies)
-            .map(|n| piece.data + (first + n) % copies)
-            .filter(|&cell| {
-                let cell = map.cell(cell);
-                let member = &view.members[cell.slot.index()];
-                let readable = match member.presence {
-                    Presence::Present => true,
-                    Presence::Below(watermark) => cell.at + Sectors(u64::from(piece.rows.end)) <= watermark,
-                    Presence::Missing => false,
-                };
-                readable
-                    && !overlaps_bad(&member.bad, cell.at, piece.rows)
-                    && !faults.iter().any(|fault| fault.slot == cell.slot && fault.rows.overlaps(piece.rows))
-            })
-            .min_by_key(|&cell| view.members[map.cell(cell).slot.index()].avoid);
-        // Out of sync only the first of all copies may be taken without looking closer.
-        let Some(cell) = good.filter(|&cell| in_sync || copies == 1 || cell == 0) else {
+    for (i, &piece) in pieces.iter().enumerate() {
+        let Some(cell) = good_cell(map, view, faults, leg, in_sync, piece) else {
             out.gather.clear();
             return false;
         };
@@ -168,6 +149,52 @@ fn read_directly(
     }
     out.segments.push((out.rows, Method::Direct));
     true
+}
+
+/// Who has all of `piece` as it is, and where; `None` if nobody does who can be told without looking at the rest of the
+/// stripe. `leg` says which copy of a mirror to try first.
+pub fn direct(map: &StripeMap<'_>, view: &View, leg: u16, piece: Piece) -> Option<(Slot, MemberLba)> {
+    let copies = if map.parities() == 0 { map.cells() } else { 1 };
+    let in_sync = copies == 1
+        || u64::from(synced_rows(map, view)) >= u64::from(piece.rows.end)
+        || planted(Bug::BalanceUnsynced);
+    let cell = map.cell(good_cell(map, view, &[], leg, in_sync, piece)?);
+    Some((cell.slot, cell.at + Sectors(u64::from(piece.rows.start))))
+}
+
+/// The cell to read `piece` from, if one is good over its whole length.
+fn good_cell(
+    map: &StripeMap<'_>,
+    view: &View,
+    faults: &[Fault],
+    leg: u16,
+    in_sync: bool,
+    piece: Piece,
+) -> Option<u16> {
+    let copies = if map.parities() == 0 { map.cells() } else { 1 };
+    let is_good = |cell: u16| {
+        let cell = map.cell(cell);
+        let member = &view.members[cell.slot.index()];
+        let readable = match member.presence {
+            Presence::Present => true,
+            Presence::Below(watermark) => cell.at + Sectors(u64::from(piece.rows.end)) <= watermark,
+            Presence::Missing => false,
+        };
+        readable
+            && !overlaps_bad(&member.bad, cell.at, piece.rows)
+            && !faults.iter().any(|fault| fault.slot == cell.slot && fault.rows.overlaps(piece.rows))
+    };
+    if copies == 1 {
+        return Some(piece.data).filter(|&cell| is_good(cell));
+    }
+    // Copies that do not agree yet must all be read from the same one.
+    let first = if in_sync { leg % copies } else { 0 };
+    let good = (0..copies)
+        .map(|n| piece.data + (first + n) % copies)
+        .filter(|&cell| is_good(cell))
+        .min_by_key(|&cell| view.members[map.cell(cell).slot.index()].avoid);
+    // Out of sync only the first of all copies may be taken without looking closer.
+    good.filter(|&cell| in_sync || cell == 0)
 }
 
 /// Must a write to this stripe be logged? Not where its parity has no disk (no parity is written), and not before everything

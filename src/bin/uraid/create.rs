@@ -59,7 +59,7 @@ pub(crate) struct Create {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Policy {
+pub(crate) enum Policy {
     /// The partial parity log.
     Ppl,
     /// The write-intent bitmap.
@@ -205,7 +205,7 @@ fn account(status: &Status) -> String {
     text + &format!("try\n  uraid status {lu}\n  uraid write {lu} -i FILE\n  uraid read {lu} -o FILE\n")
 }
 
-fn parse_level(text: &str) -> Result<Level, String> {
+pub(crate) fn parse_level(text: &str) -> Result<Level, String> {
     let lower = text.to_ascii_lowercase();
     let number = lower.strip_prefix("raid").unwrap_or(&lower);
     Level::ALL

@@ -9,6 +9,7 @@
 //! | `create status list scan inspect read write` | the verbs: an LU and its bytes |
 //! | `fail remove add spare replace rebuild wait pause` | the verbs: its members |
 //! | `export daemon config stop events` | the verbs: LUs as block devices, and whoever holds them |
+//! | `bench` | the verb: an LU measured against its disks |
 //! | `demo completions man` | the verbs: the rest |
 //! | `target` | from an LU argument to the disks it means |
 //! | `configuration` | the file that lists LUs |
@@ -27,6 +28,7 @@ use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 
 mod add;
+mod bench;
 mod change;
 mod completions;
 mod config;
@@ -114,6 +116,7 @@ enum Verb {
     Config(config::Config),
     Stop(stop::Stop),
     Events(events::Events),
+    Bench(bench::Bench),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -143,6 +146,7 @@ impl Verb {
             Verb::Config(verb) => verb.run(console),
             Verb::Stop(verb) => verb.run(console),
             Verb::Events(verb) => verb.run(console),
+            Verb::Bench(verb) => verb.run(console),
             Verb::Demo(verb) => verb.run(console),
             Verb::Completions(verb) => verb.run(console),
             Verb::Man(verb) => verb.run(console),

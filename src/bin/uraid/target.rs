@@ -7,8 +7,10 @@
 use std::io::ErrorKind as IoKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
+use uraid::disk::Backend;
 use uraid::lu::{Access, Assemble, DiskName, MemberStatus, Status};
 use uraid::serve::control::Client;
 use uraid::{ErrorKind, Lu};
@@ -153,6 +155,21 @@ impl Target {
     pub(crate) fn open_for_writing(&self, how: &Writing, console: &Console) -> Outcome<Lu> {
         let assemble = self.assemble(&how.leave).access(Access::Write).degraded(how.degraded);
         self.open_as(assemble, console)
+    }
+
+    /// Opens the LU through a wrapper of its disks, for writing if it is said how.
+    pub(crate) fn open_through(
+        &self,
+        leave: &Leave,
+        writing: Option<&Writing>,
+        wrap: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static,
+        console: &Console,
+    ) -> Outcome<Lu> {
+        let assemble = match writing {
+            Some(how) => self.assemble(&how.leave).access(Access::Write).degraded(how.degraded),
+            None => self.assemble(leave).access(Access::Read),
+        };
+        self.open_as(assemble.through(wrap), console)
     }
 
     /// Refuses an LU that somebody holds; why else it could not be opened does not matter here.

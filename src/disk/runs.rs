@@ -1,0 +1,353 @@
+//! Operations on their way to the disks, neighbours joined into one transfer.
+//!
+//! What is submitted between two kicks comes in the order in which somebody above cut a request up: an
+//! operation that goes on where the newest one of the same disk ends, and is of the same sort, becomes part of
+//! it. So a long read over many stripes is one transfer of each disk, and small writes one after the other are
+//! a large one, whatever buffers they come from.
+//!
+//! Promises: each operation keeps its ticket and its buffer, and comes back by itself. A joined transfer that
+//! is not done whole is taken apart, and its parts are tried alone, so that one bad block fails one operation.
+//! No allocation once there were as many runs at a time as there ever will be. Refuses to know how a transfer
+//! is done.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+
+use super::Op;
+use crate::units::{SECTOR, Sectors};
+
+/// Most operations in one transfer.
+pub(super) const MOST_PARTS: usize = 64;
+
+/// Most bytes in one transfer of several operations.
+const MOST_BYTES: usize = 1 << 20;
+
+/// One transfer, or flush: an operation and those that go on where it ends.
+#[derive(Default)]
+pub(super) struct Run {
+    parts: Vec<(u64, Op)>,
+    bytes: usize,
+    /// Takes no more: it has been part of a longer one that was not done whole.
+    alone: bool,
+    /// Addresses and lengths of its buffers, as the kernel wants them.
+    vector: Vec<[usize; 2]>,
+}
+
+impl Run {
+    /// The first operation: its disk, place and sort are the run's.
+    pub(super) fn first(&self) -> Option<&Op> {
+        self.parts.first().map(|(_, op)| op)
+    }
+
+    /// The operation, if there is only one.
+    pub(super) fn only(&mut self) -> Option<&mut Op> {
+        match &mut self.parts[..] {
+            [(_, op)] => Some(op),
+            _ => None,
+        }
+    }
+
+    pub(super) fn parts_mut(&mut self) -> &mut [(u64, Op)] {
+        &mut self.parts
+    }
+
+    /// How many operations it is.
+    pub(super) fn count(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Bytes in all.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its operations, which it has no more.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (u64, Op)> {
+        self.parts.drain(..)
+    }
+
+    /// Its buffers for the kernel: pairs of address and length, laid out as `struct iovec` is. Valid until the
+    /// next call, also if the run moves.
+    pub(super) fn vector(&mut self) -> &[[usize; 2]] {
+        self.vector.clear();
+        let buffers = self.parts.iter().filter_map(|(_, op)| match op {
+            Op::Read { buf, .. } | Op::Write { buf, .. } => {
+                Some([buf.as_ptr().expose_provenance(), buf.len()])
+            }
+            Op::Flush { .. } => None,
+        });
+        self.vector.extend(buffers);
+        &self.vector
+    }
+
+    /// The buffers to read into; as many as there are operations.
+    pub(super) fn slices_mut<'a>(&'a mut self, room: &mut [IoSliceMut<'a>; MOST_PARTS]) -> usize {
+        let count = self.parts.len();
+        for (slice, (_, op)) in room.iter_mut().zip(&mut self.parts) {
+            if let Op::Read { buf, .. } = op {
+                *slice = IoSliceMut::new(buf.bytes_mut());
+            }
+        }
+        count
+    }
+
+    /// The buffers to write from; as many as there are operations.
+    pub(super) fn slices<'a>(&'a self, room: &mut [IoSlice<'a>; MOST_PARTS]) -> usize {
+        for (slice, (_, op)) in room.iter_mut().zip(&self.parts) {
+            if let Op::Write { buf, .. } = op {
+                *slice = IoSlice::new(buf.bytes());
+            }
+        }
+        self.parts.len()
+    }
+
+    /// Takes an operation that goes on where this one ends, or gives it back.
+    fn join(&mut self, ticket: u64, op: Op) -> Result<(), Op> {
+        let (Some(first), Some((at, len))) = (self.first(), op.place()) else { return Err(op) };
+        let follows = first.kind() == op.kind()
+            && first.is_fua() == op.is_fua()
+            && first.place().is_some_and(|(start, _)| start + sectors(self.bytes) == at);
+        let fits = !self.alone && self.parts.len() < MOST_PARTS && self.bytes + len <= MOST_BYTES;
+        if !(follows && fits) {
+            return Err(op);
+        }
+        self.bytes += len;
+        self.parts.push((ticket, op));
+        Ok(())
+    }
+}
+
+fn sectors(bytes: usize) -> Sectors {
+    Sectors(bytes as u64 / SECTOR)
+}
+
+/// Runs that have not begun, in the order in which they were.
+pub(super) struct Runs {
+    runs: VecDeque<Run>,
+    /// The number of the first of them, counted from the first there ever was.
+    first: u64,
+    /// By disk: the number of its newest run, plus one.
+    newest: Vec<u64>,
+    spare: Vec<Run>,
+    operations: usize,
+    joins: bool,
+}
+
+impl Runs {
+    /// For about `depth` operations; with `joins`, neighbours are joined.
+    pub(super) fn new(depth: usize, joins: bool) -> Runs {
+        Runs {
+            runs: VecDeque::with_capacity(depth),
+            first: 0,
+            newest: Vec::new(),
+            spare: Vec::with_capacity(depth),
+            operations: 0,
+            joins,
+        }
+    }
+
+    /// An operation whose disk is known and has such a place.
+    pub(super) fn push(&mut self, ticket: u64, op: Op) {
+        self.operations += 1;
+        let disk = op.disk().index();
+        let op = match self.newest_of(disk) {
+            Some(run) => match run.join(ticket, op) {
+                Ok(()) => return,
+                Err(op) => op,
+            },
+            None => op,
+        };
+        if self.joins {
+            if self.newest.len() <= disk {
+                self.newest.resize(disk + 1, 0);
+            }
+            self.newest[disk] = self.first + self.runs.len() as u64 + 1;
+        }
+        self.begin(ticket, op, false);
+    }
+
+    /// An operation that has to be tried by itself.
+    pub(super) fn push_alone(&mut self, ticket: u64, op: Op) {
+        self.operations += 1;
+        self.begin(ticket, op, true);
+    }
+
+    fn begin(&mut self, ticket: u64, op: Op, alone: bool) {
+        let mut run = self.spare.pop().unwrap_or_default();
+        (run.bytes, run.alone) = (op.place().map_or(0, |(_, len)| len), alone);
+        run.parts.push((ticket, op));
+        self.runs.push_back(run);
+    }
+
+    fn newest_of(&mut self, disk: usize) -> Option<&mut Run> {
+        let number = self.newest.get(disk)?.checked_sub(1)?;
+        self.runs.get_mut(number.checked_sub(self.first)? as usize)
+    }
+
+    /// The next to begin.
+    pub(super) fn pop(&mut self) -> Option<Run> {
+        let run = self.runs.pop_front()?;
+        self.first += 1;
+        self.operations -= run.parts.len();
+        Some(run)
+    }
+
+    /// A run that has ended, and whose operations have gone, to be used again.
+    pub(super) fn recycle(&mut self, mut run: Run) {
+        run.parts.clear();
+        self.spare.push(run);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Operations in all runs that have not begun.
+    pub(super) fn operations(&self) -> usize {
+        self.operations
+    }
+
+    /// Loses everything.
+    pub(super) fn clear(&mut self) {
+        self.first += self.runs.len() as u64;
+        self.runs.clear();
+        self.operations = 0;
+    }
+}
+
+/// Transfers and flushes handed to disks: what they had to do, after neighbours were joined.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Transfers {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Flushes.
+    pub flushes: u64,
+}
+
+impl Transfers {
+    /// One more, like `op`.
+    pub(super) fn count(&mut self, op: &Op) {
+        match op {
+            Op::Read { .. } => self.reads += 1,
+            Op::Write { .. } => self.writes += 1,
+            Op::Flush { .. } => self.flushes += 1,
+        }
+    }
+
+    /// With those of `other`.
+    pub(super) fn add(&mut self, other: Transfers) {
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.flushes += other.flushes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{AlignedBuf, DiskId, Memory, RegionId};
+    use crate::units::DiskLba;
+
+    struct Rig(Memory, RegionId, u32);
+
+    impl Rig {
+        fn new() -> Rig {
+            let mut memory = Memory::new(1, 0);
+            let region = memory.insert_owned(AlignedBuf::new(8 << 20)).unwrap();
+            Rig(memory, region, 0)
+        }
+
+        fn op(&mut self, write: bool, disk: u16, at: u64, len: u32) -> Op {
+            let span = self.0.whole(self.1).part(self.2, len);
+            self.2 += len;
+            let (disk, at) = (DiskId(disk), DiskLba(at));
+            match write {
+                true => Op::Write { disk, at, buf: self.0.io_write_from(span), fua: false },
+                false => Op::Read { disk, at, buf: self.0.io_read_into(span) },
+            }
+        }
+    }
+
+    fn tickets(runs: &mut Runs, rig: &mut Rig) -> Vec<Vec<u64>> {
+        let mut all = Vec::new();
+        while let Some(mut run) = runs.pop() {
+            let mut these = Vec::new();
+            for (ticket, op) in run.drain() {
+                these.push(ticket);
+                if let Some(buf) = op.into_buf() {
+                    rig.0.done(buf);
+                }
+            }
+            all.push(these);
+            runs.recycle(run);
+        }
+        assert!(runs.is_empty() && runs.operations() == 0);
+        all
+    }
+
+    #[test]
+    fn neighbours_are_joined_disk_by_disk() {
+        let (mut rig, mut runs) = (Rig::new(), Runs::new(4, true));
+        for (ticket, (write, disk, at, len)) in [
+            (false, 0, 0, 65536),
+            (false, 1, 0, 65536),
+            (false, 0, 128, 65536),
+            (false, 1, 128, 4096),
+            (true, 0, 256, 4096),
+            (true, 0, 272, 4096),
+            (true, 0, 280, 512),
+            (false, 2, 0, 512),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let op = rig.op(write, disk, at, len);
+            runs.push(ticket as u64, op);
+        }
+        runs.push(8, Op::Flush { disk: DiskId(0) });
+        runs.push(9, Op::Flush { disk: DiskId(0) });
+        assert_eq!(runs.operations(), 10);
+        let expected: [&[u64]; 7] = [&[0, 2], &[1, 3], &[4], &[5, 6], &[7], &[8], &[9]];
+        assert_eq!(tickets(&mut runs, &mut rig), expected);
+    }
+
+    #[test]
+    fn what_has_begun_takes_no_more_and_who_is_alone_neither() {
+        let (mut rig, mut runs) = (Rig::new(), Runs::new(4, true));
+        let [a, b, c, d] = [0, 8, 16, 24].map(|at| rig.op(true, 0, at, 4096));
+        runs.push(0, a);
+        let mut begun = runs.pop().unwrap();
+        runs.push(1, b);
+        runs.push_alone(2, c);
+        runs.push(3, d);
+        for (_, op) in begun.drain() {
+            rig.0.done(op.into_buf().unwrap());
+        }
+        runs.recycle(begun);
+        assert_eq!(tickets(&mut runs, &mut rig), [[1], [2], [3]]);
+        let [a, b] = [0, 8].map(|at| rig.op(true, 0, at, 4096));
+        let mut apart = Runs::new(4, false);
+        apart.push(0, a);
+        apart.push(1, b);
+        assert_eq!(tickets(&mut apart, &mut rig), [[0], [1]]);
+    }
+
+    #[test]
+    fn runs_are_bounded() {
+        let (mut rig, mut runs) = (Rig::new(), Runs::new(4, true));
+        for n in 0..200u64 {
+            let op = rig.op(false, 0, n, 512);
+            runs.push(n, op);
+        }
+        let lengths: Vec<usize> = tickets(&mut runs, &mut rig).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [MOST_PARTS, MOST_PARTS, MOST_PARTS, 8]);
+        let mut rig = Rig::new();
+        for n in 0..5u64 {
+            let op = rig.op(false, 0, n * 1024, 512 << 10);
+            runs.push(n, op);
+        }
+        assert_eq!(tickets(&mut runs, &mut rig), [vec![0, 1], vec![2, 3], vec![4]]);
+    }
+}
