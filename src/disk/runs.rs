@@ -7,7 +7,7 @@
 //!
 //! Promises: each operation keeps its ticket and its buffer, and comes back by itself. A joined transfer that
 //! is not done whole is taken apart, and its parts are tried alone, so that one bad block fails one operation.
-//! No allocation once there were as many runs at a time as there ever will be. Refuses to know how a transfer
+//! No allocation up to the depth it was made for. Refuses to know how a transfer
 //! is done.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use super::Op;
 use crate::units::{SECTOR, Sectors};
 
 /// Most operations in one transfer.
-pub(super) const MOST_PARTS: usize = 64;
+pub(super) const MOST_PARTS: usize = 16;
 
 /// Most bytes in one transfer of several operations.
 const MOST_BYTES: usize = 1 << 20;
@@ -34,6 +34,12 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// With room for so many operations.
+    fn with_room_for(parts: usize) -> Run {
+        let (parts, vector) = (Vec::with_capacity(parts), Vec::with_capacity(parts));
+        Run { parts, vector, ..Run::default() }
+    }
+
     /// The first operation: its disk, place and sort are the run's.
     pub(super) fn first(&self) -> Option<&Op> {
         self.parts.first().map(|(_, op)| op)
@@ -136,11 +142,12 @@ pub(super) struct Runs {
 impl Runs {
     /// For about `depth` operations; with `joins`, neighbours are joined.
     pub(super) fn new(depth: usize, joins: bool) -> Runs {
+        let parts = if joins { MOST_PARTS } else { 1 };
         Runs {
             runs: VecDeque::with_capacity(depth),
             first: 0,
             newest: Vec::new(),
-            spare: Vec::with_capacity(depth),
+            spare: (0..depth).map(|_| Run::with_room_for(parts)).collect(),
             operations: 0,
             joins,
         }
@@ -342,7 +349,7 @@ mod tests {
             runs.push(n, op);
         }
         let lengths: Vec<usize> = tickets(&mut runs, &mut rig).iter().map(Vec::len).collect();
-        assert_eq!(lengths, [MOST_PARTS, MOST_PARTS, MOST_PARTS, 8]);
+        assert_eq!(lengths, [vec![MOST_PARTS; 12], vec![8]].concat());
         let mut rig = Rig::new();
         for n in 0..5u64 {
             let op = rig.op(false, 0, n * 1024, 512 << 10);
