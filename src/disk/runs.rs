@@ -7,13 +7,12 @@
 //!
 //! Promises: each operation keeps its ticket and its buffer, and comes back by itself. A joined transfer that
 //! is not done whole is taken apart, and its parts are tried alone, so that one bad block fails one operation.
-//! No allocation up to the depth it was made for. Refuses to know how a transfer
-//! is done.
+//! No allocation up to the depth it was made for. Refuses to know how a transfer is done.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
-use super::Op;
+use super::{Done, Failure, Op};
 use crate::units::{SECTOR, Sectors};
 
 /// Most operations in one transfer.
@@ -34,9 +33,10 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// With room for so many operations.
-    fn with_room_for(parts: usize) -> Run {
-        let (parts, vector) = (Vec::with_capacity(parts), Vec::with_capacity(parts));
+    /// With room for all operations it may get.
+    fn new(joins: bool) -> Run {
+        let most = if joins { MOST_PARTS } else { 1 };
+        let (parts, vector) = (Vec::with_capacity(most), Vec::with_capacity(most));
         Run { parts, vector, ..Run::default() }
     }
 
@@ -70,6 +70,33 @@ impl Run {
     /// Its operations, which it has no more.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (u64, Op)> {
         self.parts.drain(..)
+    }
+
+    /// Its operations, all of which have ended with `result`.
+    pub(super) fn end(&mut self, result: Result<(), Failure>) -> impl Iterator<Item = Done> {
+        self.drain().map(move |(ticket, op)| op.done(ticket, result))
+    }
+
+    /// Does it here and now: several operations `together`, and if that does not do all of them, each `alone`.
+    pub(super) fn carry_out<D: ?Sized>(
+        &mut self,
+        disks: &mut D,
+        together: impl FnOnce(&mut D, &mut Run) -> bool,
+        alone: impl Fn(&mut D, &mut Op) -> Result<(), Failure>,
+        did: &mut Transfers,
+        ready: &mut VecDeque<Done>,
+    ) {
+        if let Some(first) = self.first().filter(|_| self.count() > 1) {
+            did.count(first);
+            if together(disks, self) {
+                return ready.extend(self.end(Ok(())));
+            }
+        }
+        for (ticket, mut op) in self.drain() {
+            did.count(&op);
+            let result = alone(disks, &mut op);
+            ready.push_back(op.done(ticket, result));
+        }
     }
 
     /// Its buffers for the kernel: pairs of address and length, laid out as `struct iovec` is. Valid until the
@@ -142,12 +169,11 @@ pub(super) struct Runs {
 impl Runs {
     /// For about `depth` operations; with `joins`, neighbours are joined.
     pub(super) fn new(depth: usize, joins: bool) -> Runs {
-        let parts = if joins { MOST_PARTS } else { 1 };
         Runs {
             runs: VecDeque::with_capacity(depth),
             first: 0,
             newest: Vec::new(),
-            spare: (0..depth).map(|_| Run::with_room_for(parts)).collect(),
+            spare: (0..depth).map(|_| Run::new(joins)).collect(),
             operations: 0,
             joins,
         }
@@ -180,7 +206,7 @@ impl Runs {
     }
 
     fn begin(&mut self, ticket: u64, op: Op, alone: bool) {
-        let mut run = self.spare.pop().unwrap_or_default();
+        let mut run = self.spare.pop().unwrap_or_else(|| Run::new(self.joins));
         (run.bytes, run.alone) = (op.place().map_or(0, |(_, len)| len), alone);
         run.parts.push((ticket, op));
         self.runs.push_back(run);
