@@ -2,39 +2,19 @@
 //! was not told to destroy is still there.
 #![cfg(feature = "cli")]
 
-use std::path::Path;
-use std::process::{Command, Output};
+#[path = "common/bench.rs"]
+mod bench;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-fn uraid(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uraid"));
-    command.args(line.split_whitespace()).current_dir(folder).output().unwrap()
-}
-
-#[track_caller]
-fn document(folder: &Path, line: &str) -> Value {
-    let output = uraid(folder, &format!("{line} --json"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "uraid {line}\n{out}{err}");
-    serde_json::from_str(&out).unwrap()
-}
-
-#[track_caller]
-fn refused(folder: &Path, code: i32, line: &str) -> String {
-    let output = uraid(folder, line);
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "uraid {line}: {err}");
-    err
-}
+use bench::Bench;
 
 /// A run short enough for a test: what is measured means nothing then, but it is there.
 const SHORT: &str = "--disk-size 16M --runtime 50ms --rounds 1";
 
 #[test]
 fn disks_in_memory_show_what_a_level_costs() {
-    let folder = TempDir::new().unwrap();
+    let bench = Bench::empty();
     for (shape, rw, reads, writes) in [
         ("--level 0", "randread", 1.0, 0.0),
         ("--level 0", "randwrite", 0.0, 1.0),
@@ -46,7 +26,7 @@ fn disks_in_memory_show_what_a_level_costs() {
     ] {
         // So few in flight that hardly any meet.
         let line = format!("bench --memory {shape} --rw {rw} --depth 2 {SHORT}");
-        let document = document(folder.path(), &line);
+        let document = bench.document(&line);
         assert_eq!(document["schema"], "uraid.bench/1");
         let operations = &document["disk_operations_per_request"];
         let near = |name: &str, wanted: f64| {
@@ -66,9 +46,9 @@ fn disks_in_memory_show_what_a_level_costs() {
 
 #[test]
 fn small_writes_one_after_the_other_become_full_stripes() {
-    let folder = TempDir::new().unwrap();
+    let bench = Bench::empty();
     let line = format!("bench --disks-in . --level 5 --rw write --depth 64 {SHORT}");
-    let document = document(folder.path(), &line);
+    let document = bench.document(&line);
     let operations = &document["disk_operations_per_request"];
     let (reads, writes) = (operations["reads"].as_f64().unwrap(), operations["writes"].as_f64().unwrap());
     // One by one they would be two each.
@@ -77,44 +57,43 @@ fn small_writes_one_after_the_other_become_full_stripes() {
 
 #[test]
 fn files_and_degraded_lus_are_measured_and_cleared_away() {
-    let folder = TempDir::new().unwrap();
+    let bench = Bench::empty();
     let line = format!("bench --disks-in . --level 5 --degraded --rw randrw --bs 8K --threads 2 {SHORT}");
-    let document = document(folder.path(), &line);
+    let document = bench.document(&line);
     assert_eq!(document["lu"]["state"], "degraded");
     assert_eq!(document["load"]["threads"], 2);
     assert!(document["raw_read"]["bytes_per_second"]["median"].as_f64().unwrap() > 0.0);
     assert!(document["raw_write"]["bytes_per_second"]["median"].as_f64().unwrap() > 0.0);
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "files are left");
+    assert_eq!(std::fs::read_dir(bench.path(".")).unwrap().count(), 0, "files are left");
 }
 
 #[test]
 fn an_lu_that_exists_is_read_and_written_only_if_that_is_meant() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path();
-    assert!(uraid(path, "create data --level 1 ./d0 ./d1 --disk-size 16M").status.success());
-    let content = || [std::fs::read(path.join("d0")).unwrap(), std::fs::read(path.join("d1")).unwrap()];
+    let bench = Bench::empty();
+    bench.ok("create data --level 1 ./d0 ./d1 --disk-size 16M");
+    let content = || ["d0", "d1"].map(|disk| std::fs::read(bench.path(disk)).unwrap());
     let before = content();
     let short = "--runtime 50ms --rounds 1";
-    let document = document(path, &format!("bench ./d0 --rw randread {short}"));
+    let document = bench.document(&format!("bench ./d0 --rw randread {short}"));
     assert_eq!((&document["lu"]["name"], &document["raw_write"]), (&"data".into(), &Value::Null));
     assert!(document["ratio_to_limit"]["median"].as_f64().unwrap() > 0.0);
     assert!(before == content(), "reading has changed a disk");
 
-    let said = refused(path, 6, &format!("bench ./d0 --rw randwrite {short}"));
+    let said = bench.ends(6, &format!("bench ./d0 --rw randwrite {short}")).err;
     assert!(said.contains("--confirm data"), "{said}");
-    refused(path, 6, &format!("bench ./d0 --rw randwrite --confirm other {short}"));
-    refused(path, 6, &format!("bench --on ./d0,./d1 --level 0 {short}"));
+    bench.ends(6, &format!("bench ./d0 --rw randwrite --confirm other {short}"));
+    bench.ends(6, &format!("bench --on ./d0,./d1 --level 0 {short}"));
     assert!(before == content(), "a refusal has changed a disk");
 
     let line = format!("bench ./d0 --rw randwrite --confirm data {short} --json");
-    let written: Value = serde_json::from_slice(&uraid(path, &line).stdout).unwrap();
+    let written: Value = serde_json::from_slice(&bench.ok(&line).out).unwrap();
     assert_eq!(written["ratio_to_limit"], Value::Null, "its disks are not written to raw");
     assert!(before != content());
 }
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let folder = TempDir::new().unwrap();
+    let bench = Bench::empty();
     for line in [
         "bench",
         "bench --memory --disks-in .",
@@ -125,7 +104,7 @@ fn what_makes_no_sense_is_refused() {
         "bench --memory --level 5 --disks 2 --degraded --disk-size 1K",
         "bench --memory --depth 0",
     ] {
-        refused(folder.path(), 2, line);
+        bench.ends(2, line);
     }
-    refused(folder.path(), 3, "bench ./nowhere");
+    bench.ends(3, "bench ./nowhere");
 }

@@ -5,8 +5,14 @@
 //! of this process.
 #![cfg(feature = "cli")]
 
+#[path = "common/bench.rs"]
+mod bench;
+#[path = "common/pattern.rs"]
+mod pattern;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,7 +23,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
 use uraid::Lu;
 use uraid::disk::faulty::{Effect, Fault, Faulty};
 use uraid::disk::{Backend, DiskId, DiskInfo, Disks, OpKind};
@@ -27,6 +32,8 @@ use uraid::serve::nbd::wire::{self, Command, Errno, Request, chunk, flag, option
 use uraid::serve::nbd::{Address, CONNECTIONS, Listener, REQUEST_BYTES, REQUESTS, Server};
 use uraid::units::{Level, Sectors};
 
+use pattern::pattern;
+
 const MEBIBYTE: usize = 1 << 20;
 
 /// How long anything may take before a test gives up on it.
@@ -34,9 +41,15 @@ const LONG: Duration = Duration::from_secs(60);
 
 // ---- The program and its clients
 
-/// A folder in which programs run.
-struct Bench {
-    folder: TempDir,
+/// A folder in which programs run, and LUs are served from.
+struct Bench(bench::Bench);
+
+impl Deref for Bench {
+    type Target = bench::Bench;
+
+    fn deref(&self) -> &bench::Bench {
+        &self.0
+    }
 }
 
 /// A running `uraid export`, killed when dropped.
@@ -67,33 +80,18 @@ impl Export {
 
 impl Bench {
     fn new() -> Bench {
-        Bench { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn uraid(&self, line: &str) -> Process {
-        let mut command = Process::new(env!("CARGO_BIN_EXE_uraid"));
-        command.args(line.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
-        command.env("URAID_RUNTIME_DIR", self.path("run"));
-        command
+        Bench(bench::Bench::empty())
     }
 
     /// Runs `uraid LINE`, which has to end with `code`; both its streams.
     #[track_caller]
     fn expect(&self, code: i32, line: &str) -> String {
-        let output = self.uraid(line).output().unwrap();
-        let told = [output.stdout, output.stderr].concat();
-        let told = String::from_utf8_lossy(&told).into_owned();
-        assert_eq!(output.status.code(), Some(code), "uraid {line}\n{told}");
-        told
+        self.ends(code, line).words()
     }
 
+    /// The LU while it is served: its disks change.
     fn status(&self) -> Value {
-        let output = self.uraid("status ./d0 --json").output().unwrap();
-        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let document: Value = serde_json::from_slice(&self.run("status ./d0 --json").out).unwrap();
         document["lus"][0].clone()
     }
 
@@ -105,7 +103,7 @@ impl Bench {
     /// Starts `uraid export ./d0 LINE` and waits until it serves.
     #[track_caller]
     fn export(&self, line: &str) -> Export {
-        let mut command = self.uraid(&format!("export ./d0 {line}"));
+        let mut command = self.command(&format!("export ./d0 {line}"));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut uri = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut uri).unwrap();
@@ -125,24 +123,12 @@ impl Bench {
     #[track_caller]
     fn client(&self, program: &str, arguments: &[&str]) -> String {
         let mut command = Process::new("timeout");
-        command.arg(LONG.as_secs().to_string()).arg(program).args(arguments).current_dir(self.folder.path());
+        command.arg(LONG.as_secs().to_string()).arg(program).args(arguments).current_dir(self.path("."));
         let output = command.output().unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{program} {arguments:?}: {}\n{out}{err}", output.status);
         out.into_owned()
     }
-}
-
-/// Bytes that are different everywhere.
-fn pattern(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 // ---- A client of our own
@@ -323,8 +309,8 @@ fn libnbd_copies_both_ways() {
         bench.client("nbdcopy", &["--requests=3", "--request-size=65536", "out", uri]);
     }
     assert_eq!(export.signal("TERM"), (Some(0), String::new()));
-    let output = bench.uraid("read ./d0").output().unwrap();
-    assert!(output.stdout == bytes, "the LU holds something else");
+    let output = bench.run("read ./d0");
+    assert!(output.out == bytes, "the LU holds something else");
 }
 
 #[test]
@@ -824,7 +810,7 @@ fn a_signal_under_load_leaves_the_lu_clean() {
         assert_eq!((code, told.as_str()), (Some(0), ""), "{signal}");
         assert!(!path.exists(), "the socket stayed");
         assert_eq!(bench.status()["dirty"], false, "{signal}");
-        let all = bench.uraid("read ./d0").output().unwrap().stdout;
+        let all = bench.run("read ./d0").out;
         for (own, writer) in (0u64..).zip(writers) {
             let acknowledged = writer.join().unwrap();
             assert!(acknowledged > 0);

@@ -13,13 +13,13 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::engine::Wake;
 
-pub(super) struct Bell {
+pub(crate) struct Bell {
     fd: OwnedFd,
     rung: AtomicBool,
 }
 
 impl Bell {
-    pub(super) fn new() -> std::io::Result<Bell> {
+    pub(crate) fn new() -> std::io::Result<Bell> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Bell { fd, rung: AtomicBool::new(false) })
     }
@@ -66,7 +66,7 @@ impl Wake for Bell {
 }
 
 /// For system calls; waits of more than a day become a day, since nobody is promised to sleep the whole time.
-fn timespec(wait: Duration) -> Timespec {
+pub(crate) fn timespec(wait: Duration) -> Timespec {
     let wait = wait.min(Duration::from_secs(86_400));
     Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
 }

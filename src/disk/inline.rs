@@ -68,22 +68,6 @@ impl<E: Execute> InlineQueue<E> {
             pending: 0,
         })
     }
-
-    fn work(&mut self, run: &mut Run) {
-        if let Some(first) = run.first()
-            && run.count() > 1
-        {
-            self.did.count(first);
-            if self.disks.execute_joined(run) {
-                return self.ready.extend(run.drain().map(|(ticket, op)| op.done(ticket, Ok(()))));
-            }
-        }
-        for (ticket, mut op) in run.drain() {
-            self.did.count(&op);
-            let result = self.disks.execute(&mut op);
-            self.ready.push_back(op.done(ticket, result));
-        }
-    }
 }
 
 impl<E: Execute> Drop for InlineQueue<E> {
@@ -106,7 +90,8 @@ impl<E: Execute> Disks for InlineQueue<E> {
     fn kick(&mut self) {
         self.pending = 0;
         while let Some(mut run) = self.submitted.pop() {
-            self.work(&mut run);
+            let (did, ready) = (&mut self.did, &mut self.ready);
+            run.carry_out(&mut self.disks, E::execute_joined, E::execute, did, ready);
             self.submitted.recycle(run);
         }
     }

@@ -32,7 +32,7 @@ pub mod memory;
 pub mod overlay;
 pub mod traced;
 
-mod bell;
+pub(crate) mod bell;
 mod inline;
 mod plain;
 mod runs;

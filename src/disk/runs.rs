@@ -7,17 +7,16 @@
 //!
 //! Promises: each operation keeps its ticket and its buffer, and comes back by itself. A joined transfer that
 //! is not done whole is taken apart, and its parts are tried alone, so that one bad block fails one operation.
-//! No allocation once there were as many runs at a time as there ever will be. Refuses to know how a transfer
-//! is done.
+//! No allocation up to the depth it was made for. Refuses to know how a transfer is done.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
-use super::Op;
+use super::{Done, Failure, Op};
 use crate::units::{SECTOR, Sectors};
 
 /// Most operations in one transfer.
-pub(super) const MOST_PARTS: usize = 64;
+pub(super) const MOST_PARTS: usize = 16;
 
 /// Most bytes in one transfer of several operations.
 const MOST_BYTES: usize = 1 << 20;
@@ -34,6 +33,13 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// With room for all operations it may get.
+    fn new(joins: bool) -> Run {
+        let most = if joins { MOST_PARTS } else { 1 };
+        let (parts, vector) = (Vec::with_capacity(most), Vec::with_capacity(most));
+        Run { parts, vector, ..Run::default() }
+    }
+
     /// The first operation: its disk, place and sort are the run's.
     pub(super) fn first(&self) -> Option<&Op> {
         self.parts.first().map(|(_, op)| op)
@@ -64,6 +70,33 @@ impl Run {
     /// Its operations, which it has no more.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (u64, Op)> {
         self.parts.drain(..)
+    }
+
+    /// Its operations, all of which have ended with `result`.
+    pub(super) fn end(&mut self, result: Result<(), Failure>) -> impl Iterator<Item = Done> {
+        self.drain().map(move |(ticket, op)| op.done(ticket, result))
+    }
+
+    /// Does it here and now: several operations `together`, and if that does not do all of them, each `alone`.
+    pub(super) fn carry_out<D: ?Sized>(
+        &mut self,
+        disks: &mut D,
+        together: impl FnOnce(&mut D, &mut Run) -> bool,
+        alone: impl Fn(&mut D, &mut Op) -> Result<(), Failure>,
+        did: &mut Transfers,
+        ready: &mut VecDeque<Done>,
+    ) {
+        if let Some(first) = self.first().filter(|_| self.count() > 1) {
+            did.count(first);
+            if together(disks, self) {
+                return ready.extend(self.end(Ok(())));
+            }
+        }
+        for (ticket, mut op) in self.drain() {
+            did.count(&op);
+            let result = alone(disks, &mut op);
+            ready.push_back(op.done(ticket, result));
+        }
     }
 
     /// Its buffers for the kernel: pairs of address and length, laid out as `struct iovec` is. Valid until the
@@ -140,7 +173,7 @@ impl Runs {
             runs: VecDeque::with_capacity(depth),
             first: 0,
             newest: Vec::new(),
-            spare: Vec::with_capacity(depth),
+            spare: (0..depth).map(|_| Run::new(joins)).collect(),
             operations: 0,
             joins,
         }
@@ -173,7 +206,7 @@ impl Runs {
     }
 
     fn begin(&mut self, ticket: u64, op: Op, alone: bool) {
-        let mut run = self.spare.pop().unwrap_or_default();
+        let mut run = self.spare.pop().unwrap_or_else(|| Run::new(self.joins));
         (run.bytes, run.alone) = (op.place().map_or(0, |(_, len)| len), alone);
         run.parts.push((ticket, op));
         self.runs.push_back(run);
@@ -342,7 +375,7 @@ mod tests {
             runs.push(n, op);
         }
         let lengths: Vec<usize> = tickets(&mut runs, &mut rig).iter().map(Vec::len).collect();
-        assert_eq!(lengths, [MOST_PARTS, MOST_PARTS, MOST_PARTS, 8]);
+        assert_eq!(lengths, [vec![MOST_PARTS; 12], vec![8]].concat());
         let mut rig = Rig::new();
         for n in 0..5u64 {
             let op = rig.op(false, 0, n * 1024, 512 << 10);

@@ -153,7 +153,8 @@ impl UringQueue {
             flights: Slots::new(depth),
             flying: 0,
             waiting: Runs::new(depth, true),
-            inline: Runs::new(depth, true),
+            // Where all are inline there is no ring: these are few, and make room when they come.
+            inline: Runs::new(0, true),
             ready: VecDeque::with_capacity(depth),
             bell: Arc::new(Bell::new()?),
             multishot: true,
@@ -177,12 +178,11 @@ impl UringQueue {
     /// Puts what waits into the ring, as far as that has room.
     fn launch(&mut self) {
         while !self.waiting.is_empty() && !self.flights.is_full() {
-            let Some(run) = self.waiting.pop() else { return };
+            let Some(mut run) = self.waiting.pop() else { return };
             let disk = run.first().map(|op| op.disk().index());
             let Some(Some(attached)) = disk.and_then(|index| self.disks.get(index)) else {
                 // Cannot be: a disk stays until its operations are back.
-                let mut run = run;
-                self.ready.extend(run.drain().map(|(ticket, op)| op.done(ticket, Err(Failure::GONE))));
+                self.ready.extend(run.end(Err(Failure::GONE)));
                 continue;
             };
             let (target, block) = (attached.target, attached.disk.block());
@@ -207,8 +207,8 @@ impl UringQueue {
         }
     }
 
-    /// Takes completions from the ring, and puts in what was continued or waited for room. Was the queue
-    /// woken?
+    /// Takes completions from the ring, and puts in what was continued. Was the queue woken? What waits for room,
+    /// or is to be tried once more, goes in with the next [`hand_over`](Self::hand_over).
     fn collect(&mut self, out: &mut Vec<Done>) -> bool {
         let mut woken = false;
         let (_, mut submission, completion) = self.ring.split();
@@ -249,7 +249,6 @@ impl UringQueue {
         if self.leaving > 0 {
             self.release();
         }
-        self.launch();
         woken
     }
 
@@ -257,20 +256,13 @@ impl UringQueue {
     fn work(&mut self, run: &mut Run) {
         let disk = run.first().and_then(|op| self.disks.get(op.disk().index()));
         let Some(Some(Attached { disk, .. })) = disk else {
-            let gone = |(ticket, op): (u64, Op)| op.done(ticket, Err(Failure::GONE));
-            return self.ready.extend(run.drain().map(gone));
+            return self.ready.extend(run.end(Err(Failure::GONE)));
         };
-        if let Some(first) = run.first().filter(|_| run.count() > 1) {
-            self.did.count(first);
-            if plain::execute_joined(disk, run) {
-                return self.ready.extend(run.drain().map(|(ticket, op)| op.done(ticket, Ok(()))));
-            }
-        }
-        for (ticket, mut op) in run.drain() {
-            self.did.count(&op);
-            let result = plain::execute(disk, &mut op);
-            self.ready.push_back(op.done(ticket, result));
-        }
+        let (together, alone) = (
+            |disk: &mut &FileDisk, run: &mut Run| plain::execute_joined(disk, run),
+            |disk: &mut &FileDisk, op: &mut Op| plain::execute(disk, op),
+        );
+        run.carry_out(&mut &**disk, together, alone, &mut self.did, &mut self.ready);
     }
 
     /// Lets go of detached disks whose operations are back.
@@ -337,7 +329,8 @@ impl Disks for UringQueue {
                 }
                 // The kernel holds completions back until this thread comes by.
                 None if self.ring.submission().taskrun() => self.sleep(Duration::ZERO),
-                None => return,
+                // Nothing has ended, but something may have been continued or taken apart.
+                None => return self.hand_over(),
             }
             self.collect(out);
             out.extend(self.ready.drain(..));

@@ -13,7 +13,7 @@
 use super::machine::{Engine, least_busy, tag};
 use super::{Bytes, Holder, Keep, Observed, Port, Request, Trouble};
 use crate::plan::{self, Fault, Piece, Rows};
-use crate::units::{Lba, Sectors, Slot, Stripe};
+use crate::units::{Lba, MemberLba, Sectors, Slot, Stripe};
 
 /// Stands in a tag where other operations have their index.
 pub(super) const DIRECT: usize = 0x7ffd;
@@ -23,6 +23,7 @@ pub(super) const DIRECT: usize = 0x7ffd;
 pub(super) struct Direct {
     /// Where it went.
     slot: Slot,
+    at: MemberLba,
     stripe: Stripe,
     kind: Kind,
 }
@@ -36,7 +37,8 @@ enum Kind {
 }
 
 impl Direct {
-    pub(super) const NONE: Direct = Direct { slot: Slot(0), stripe: Stripe(0), kind: Kind::Read(None) };
+    pub(super) const NONE: Direct =
+        Direct { slot: Slot(0), at: MemberLba(0), stripe: Stripe(0), kind: Kind::Read(None) };
 }
 
 impl Engine {
@@ -46,99 +48,84 @@ impl Engine {
         if active.cut > 0 || active.is_difficult {
             return false;
         }
-        match active.request {
-            Request::Read { lba, sectors, memory } => {
-                self.refresh_view(port);
-                let piece = self.single_piece(lba, sectors);
-                piece.is_some_and(|piece| self.send_read(index, piece, memory, port))
+        let (lba, sectors, memory, write) = match active.request {
+            Request::Read { lba, sectors, memory } => (lba, sectors, memory, None),
+            Request::Write { lba, sectors, memory, fua, keep }
+                if !self.geometry.is_redundant() && keep == Keep::default() && !self.shared.is_broken() =>
+            {
+                (lba, sectors, memory, Some(fua))
             }
-            Request::Write { lba, sectors, memory, fua, keep } => {
-                if self.geometry.is_redundant() || keep != Keep::default() || self.shared.is_broken() {
-                    return false;
-                }
-                self.refresh_view(port);
-                let piece = self.single_piece(lba, sectors);
-                piece.is_some_and(|piece| self.send_write(index, piece, memory, fua, port))
-            }
-            Request::Flush | Request::Fill { .. } => false,
-        }
-    }
-
-    fn single_piece(&self, lba: Lba, sectors: Sectors) -> Option<(Stripe, Piece)> {
-        let place = self.geometry.locate(lba)?;
-        let end = u64::from(place.row) + sectors.0;
-        let whole = end <= u64::from(self.geometry.stripe(place.stripe).rows());
-        let rows = Rows::new(place.row, end as u32);
-        whole.then_some((place.stripe, Piece { data: place.cell, rows }))
-    }
-
-    fn send_read(
-        &mut self,
-        index: u32,
-        (stripe, piece): (Stripe, Piece),
-        memory: Bytes,
-        port: &mut impl Port,
-    ) -> bool {
-        let map = self.geometry.stripe(stripe);
-        let mut seen = None;
-        if self.geometry.copies() > 1 {
-            seen = self.shared.locks.observe(stripe, self.shared.locks.mask(piece.rows));
-            if seen.is_none() {
-                return false;
-            }
-        }
-        let leg = least_busy(&map, &self.busy);
-        let Some((slot, at)) = plan::direct(&map, &self.view, leg, piece) else { return false };
-        self.note_direct(index, Direct { slot, stripe, kind: Kind::Read(seen) });
-        port.read(tag(DIRECT, 0) | u64::from(index), slot, at, memory);
-        true
-    }
-
-    fn send_write(
-        &mut self,
-        index: u32,
-        (stripe, piece): (Stripe, Piece),
-        memory: Bytes,
-        fua: bool,
-        port: &mut impl Port,
-    ) -> bool {
-        let map = self.geometry.stripe(stripe);
-        let Some((slot, at)) = plan::direct(&map, &self.view, 0, piece) else { return false };
-        let mask = self.shared.locks.mask(piece.rows);
-        if !self.shared.locks.try_lock(stripe, mask) {
+            _ => return false,
+        };
+        self.refresh_view(port);
+        let Some(direct) = self.send(lba, sectors, memory, write, tag(DIRECT, 0) | u64::from(index), port)
+        else {
             return false;
-        }
-        let holder = port.write(tag(DIRECT, 0) | u64::from(index), slot, at, memory, fua);
-        self.note_direct(index, Direct { slot, stripe, kind: Kind::Write(mask, holder) });
-        true
-    }
-
-    fn note_direct(&mut self, index: u32, direct: Direct) {
+        };
         self.busy[direct.slot.index()] += 1;
         self.directs += 1;
         self.requests[index as usize].left = 1;
         self.direct[index as usize] = direct;
+        true
+    }
+
+    /// Sends it, a write with its FUA, if one member has all of it.
+    fn send(
+        &self,
+        lba: Lba,
+        sectors: Sectors,
+        memory: Bytes,
+        write: Option<bool>,
+        tag: u64,
+        port: &mut impl Port,
+    ) -> Option<Direct> {
+        let place = self.geometry.locate(lba)?;
+        let map = self.geometry.stripe(place.stripe);
+        let end = u64::from(place.row) + sectors.0;
+        if end > u64::from(map.rows()) {
+            return None;
+        }
+        let rows = Rows::new(place.row, end as u32);
+        let (slot, at) =
+            plan::direct(&map, &self.view, least_busy(&map, &self.busy), Piece { data: place.cell, rows })?;
+        let (locks, stripe) = (&self.shared.locks, place.stripe);
+        let kind = match write {
+            None => {
+                let mirrored = self.geometry.copies() > 1;
+                let seen = if mirrored { Some(locks.observe(stripe, locks.mask(rows))?) } else { None };
+                port.read(tag, slot, at, memory);
+                Kind::Read(seen)
+            }
+            Some(fua) => {
+                let mask = locks.mask(rows);
+                if !locks.try_lock(stripe, mask) {
+                    return None;
+                }
+                Kind::Write(mask, port.write(tag, slot, at, memory, fua))
+            }
+        };
+        Some(Direct { slot, at, stripe, kind })
     }
 
     /// Such a request has ended.
     pub(super) fn complete_direct(&mut self, index: u32, ok: bool, port: &mut impl Port) {
-        let Direct { slot, stripe, kind } = self.direct[index as usize];
+        let Direct { slot, at, stripe, kind } = self.direct[index as usize];
         self.directs -= 1;
         self.busy[slot.index()] -= 1;
-        self.requests[index as usize].left = 0;
+        let active = &mut self.requests[index as usize];
+        active.left = 0;
         match kind {
             Kind::Read(seen) => {
+                if let (false, Request::Read { sectors, .. }) = (ok, active.request) {
+                    active.fault = Some(slot);
+                    port.read_failed(slot, at, sectors);
+                }
                 let undisturbed = seen.is_none_or(|seen| self.shared.locks.unchanged(stripe, seen));
                 if ok && undisturbed {
                     return self.answer(index);
                 }
-                let active = &mut self.requests[index as usize];
                 active.is_difficult = true;
-                active.fault = (!ok).then_some(slot);
                 self.uncut.push_back(index);
-                if !ok {
-                    self.tell_unread(slot, index, port);
-                }
             }
             Kind::Write(mask, holder) => {
                 if self.shared.locks.unlock(stripe, mask) {
@@ -147,21 +134,11 @@ impl Engine {
                 if !ok {
                     // Nothing stands in for it.
                     port.member_failed(slot, holder);
-                    self.requests[index as usize].trouble = Some(Trouble::Member(slot));
+                    active.trouble = Some(Trouble::Member(slot));
                 }
                 self.answer(index);
             }
         }
-    }
-
-    /// Counts the rows that a direct read could not get.
-    fn tell_unread(&self, slot: Slot, index: u32, port: &mut impl Port) {
-        let Request::Read { lba, sectors, .. } = self.requests[index as usize].request else { return };
-        let Some((stripe, piece)) = self.single_piece(lba, sectors) else { return };
-        let map = self.geometry.stripe(stripe);
-        let Some(cell) = map.cell_of(slot) else { return };
-        let at = map.cell(cell).at + Sectors(u64::from(piece.rows.start));
-        port.read_failed(slot, at, sectors);
     }
 
     /// What is known of the rows of a request's piece from a direct read that failed.

@@ -4,7 +4,7 @@
 use crate::disk::DiskId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{self, Cost};
-use crate::units::{DiskLba, Lba, Sectors, Slot};
+use crate::units::{DiskLba, Lba, SECTOR, Sectors, Slot};
 
 use super::Lu;
 
@@ -40,7 +40,7 @@ impl Lu {
     pub fn cost(&self, offset: u64, len: u64, write: bool) -> Result<Cost> {
         self.check(offset, len as usize)?;
         let view = self.board.health().view.clone();
-        let (lba, sectors) = (Lba(offset / 512), Sectors::from_bytes_floor(len));
+        let (lba, sectors) = (Lba(offset / SECTOR), Sectors::from_bytes_floor(len));
         plan::cost(&self.board.geometry, &view, lba, sectors, write)
             .map_err(|lost| Error::new(ErrorKind::Io, lost.to_string()))
     }

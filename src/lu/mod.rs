@@ -82,10 +82,10 @@ pub struct Lu {
 }
 
 /// Which part of a call is done block by block, and which bytes of the blocks at its ends are not the caller's.
-struct Cut {
-    start: u64,
-    len: usize,
-    keep: Keep,
+pub(crate) struct Cut {
+    pub(crate) start: u64,
+    pub(crate) len: usize,
+    pub(crate) keep: Keep,
 }
 
 impl Lu {
@@ -268,7 +268,8 @@ impl Lu {
         }
     }
 
-    fn cut(&self, offset: u64, len: usize) -> Cut {
+    /// The blocks around `len` bytes at `offset`, which are inside.
+    pub(crate) fn cut(&self, offset: u64, len: usize) -> Cut {
         let block = u64::from(self.board.block);
         let start = offset - offset % block;
         let end = (offset + len as u64).next_multiple_of(block);

@@ -7,6 +7,7 @@
 //! | [`promises`] | what is promised, word for word, how far that goes, and which test guards it |
 //! | [`failure_model`] | what may go wrong, what is promised then, what is not |
 //! | [`on_disk`] | what is where on a member, and why |
+//! | [`performance`] | how fast is it, measured how, and where does the time go |
 //! | [`lessons`] | what was learned the hard way |
 
 #[doc = include_str!("architecture.md")]
@@ -23,6 +24,9 @@ pub mod failure_model {}
 
 #[doc = include_str!("on_disk.md")]
 pub mod on_disk {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("lessons.md")]
 pub mod lessons {}

@@ -135,8 +135,7 @@ fn read_directly(
     pieces: &[Piece],
     out: &mut Plan,
 ) -> bool {
-    let in_sync = u64::from(synced_rows(map, view)) >= u64::from(out.rows.end);
-    let in_sync = in_sync || planted(Bug::BalanceUnsynced);
+    let in_sync = copies_agree(map, view, out.rows.end);
     for (i, &piece) in pieces.iter().enumerate() {
         let Some(cell) = good_cell(map, view, faults, leg, in_sync, piece) else {
             out.gather.clear();
@@ -154,12 +153,14 @@ fn read_directly(
 /// Who has all of `piece` as it is, and where; `None` if nobody does who can be told without looking at the rest of the
 /// stripe. `leg` says which copy of a mirror to try first.
 pub fn direct(map: &StripeMap<'_>, view: &View, leg: u16, piece: Piece) -> Option<(Slot, MemberLba)> {
-    let copies = if map.parities() == 0 { map.cells() } else { 1 };
-    let in_sync = copies == 1
-        || u64::from(synced_rows(map, view)) >= u64::from(piece.rows.end)
-        || planted(Bug::BalanceUnsynced);
+    let in_sync = copies_agree(map, view, piece.rows.end);
     let cell = map.cell(good_cell(map, view, &[], leg, in_sync, piece)?);
     Some((cell.slot, cell.at + Sectors(u64::from(piece.rows.start))))
+}
+
+/// May any copy of the rows below `end` be believed?
+fn copies_agree(map: &StripeMap<'_>, view: &View, end: u32) -> bool {
+    synced_rows(map, view) >= end || planted(Bug::BalanceUnsynced)
 }
 
 /// The cell to read `piece` from, if one is good over its whole length.

@@ -18,6 +18,7 @@
 //! | `show`, `json` | an LU for people and for programs |
 //! | `change`, `work` | what the verbs about members share; long work under a bar |
 //! | `transfer` | moving bytes while the other side is busy |
+//! | `memory_disk` | disks that are files in memory |
 //! | `console`, `failure`, `interrupt`, `size` | streams, exit codes, signals, numbers |
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ mod interrupt;
 mod json;
 mod list;
 mod man;
+mod memory_disk;
 mod pause;
 mod reached;
 mod read;

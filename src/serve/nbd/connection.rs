@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::Lu;
 use crate::disk::AlignedBuf;
-use crate::engine::Keep;
+use crate::disk::bell::timespec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lu::{Completion, Queue};
 
@@ -27,7 +27,7 @@ use super::handshake::Terms;
 use super::intake::{Arrived, Intake};
 use super::outbox::{Outbox, Reply};
 use super::wire::{Command, Errno, Request, flag};
-use super::{PATIENCE_SECONDS, REQUEST_BYTES, REQUESTS, timespec};
+use super::{PATIENCE_SECONDS, REQUEST_BYTES, REQUESTS};
 
 /// Bytes that are zeroed at a time: whole stripes of most LUs.
 const ZEROES: u64 = 1 << 20;
@@ -80,13 +80,6 @@ struct Job {
     cost: usize,
     /// A zeroing has come this far, in bytes of the LU.
     at: u64,
-}
-
-/// Which blocks a range of bytes touches.
-struct Blocks {
-    start: u64,
-    len: usize,
-    keep: Keep,
 }
 
 impl<'a> Connection<'a> {
@@ -239,7 +232,7 @@ impl Connection<'_> {
         match (request.command, refusal) {
             (Command::Disconnect, _) => self.intake.end(),
             (Command::Write, None) => {
-                let blocks = self.blocks(request.offset, request.length.into());
+                let blocks = self.lu.cut(request.offset, request.length as usize);
                 let (head, cost) = (blocks.keep.head as usize, blocks.len);
                 let buffer = self.buffer(blocks.len);
                 self.held += cost;
@@ -299,7 +292,7 @@ impl Connection<'_> {
     }
 
     fn read(&mut self, request: Request) {
-        let blocks = self.blocks(request.offset, request.length.into());
+        let blocks = self.lu.cut(request.offset, request.length as usize);
         let buffer = self.buffer(blocks.len);
         self.start(Job { request, cost: blocks.len, at: 0 }, |queue, cookie| {
             queue.read(cookie, buffer, blocks.start)
@@ -314,7 +307,7 @@ impl Connection<'_> {
             Some(buffer) if request.length > 0 => buffer,
             _ => return self.answer(request, refusal),
         };
-        let blocks = self.blocks(request.offset, request.length.into());
+        let blocks = self.lu.cut(request.offset, request.length as usize);
         self.start(Job { request, cost, at: 0 }, |queue, cookie| {
             queue.write_part(cookie, buffer, blocks.start, request.has(flag::FUA), blocks.keep)
         });
@@ -324,7 +317,7 @@ impl Connection<'_> {
     fn zero(&mut self, request: Request, at: u64, zeros: Option<AlignedBuf>) {
         let end = request.offset + u64::from(request.length);
         let part_end = (at - at % ZEROES + ZEROES).min(end);
-        let blocks = self.blocks(at, part_end - at);
+        let blocks = self.lu.cut(at, (part_end - at) as usize);
         let zeros = zeros.filter(|zeros| zeros.len() == blocks.len);
         let zeros = zeros.unwrap_or_else(|| AlignedBuf::new(blocks.len));
         self.start(Job { request, cost: blocks.len, at: part_end }, |queue, cookie| {
@@ -381,7 +374,7 @@ impl Connection<'_> {
     }
 
     fn answer_read(&mut self, request: Request, buffer: AlignedBuf, cost: usize) {
-        let head = self.blocks(request.offset, request.length.into()).keep.head as usize;
+        let head = self.lu.cut(request.offset, request.length as usize).keep.head as usize;
         let range: Range<usize> = head..head + request.length as usize;
         let mut reply = Reply::data(request.cookie, request.offset, buffer, range, self.terms.structured);
         reply.cost = cost;
@@ -396,16 +389,6 @@ impl Connection<'_> {
 
 /// Memory.
 impl Connection<'_> {
-    /// The blocks around `length` bytes at `offset`. An LU whose size is no multiple of its block ends in a
-    /// shorter one.
-    fn blocks(&self, offset: u64, length: u64) -> Blocks {
-        let block = u64::from(self.lu.block_size());
-        let start = offset - offset % block;
-        let end = (offset + length).next_multiple_of(block).min(self.lu.size());
-        let keep = Keep { head: (offset - start) as u32, tail: (end - offset - length) as u32 };
-        Blocks { start, len: (end - start) as usize, keep }
-    }
-
     /// A buffer of `len` bytes with anything in it.
     fn buffer(&mut self, len: usize) -> AlignedBuf {
         match self.kept.iter().rposition(|buffer| buffer.len() == len) {

@@ -46,10 +46,6 @@
 //! | `server` | who may connect, how many, and how it all ends |
 //! | `address` | where to listen |
 
-use std::time::Duration;
-
-use rustix::event::Timespec;
-
 mod address;
 mod connection;
 mod handshake;
@@ -74,8 +70,3 @@ pub const REQUEST_BYTES: u32 = 32 << 20;
 /// Seconds a client may take from its connection to its first request, and to take its last replies when the
 /// server stops.
 pub const PATIENCE_SECONDS: u64 = 10;
-
-/// For system calls. Nothing here waits for longer than [`PATIENCE_SECONDS`].
-fn timespec(wait: Duration) -> Timespec {
-    Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
-}

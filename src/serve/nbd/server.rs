@@ -13,17 +13,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_nodelay};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 
 use crate::Lu;
+use crate::disk::bell::{Bell, timespec};
+use crate::engine::Wake;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::connection::Connection;
 use super::handshake::{Export, shake_hands};
-use super::{CONNECTIONS, Listener, PATIENCE_SECONDS, timespec};
+use super::{CONNECTIONS, Listener, PATIENCE_SECONDS};
 
 /// How long to let the system recover when it cannot give another descriptor.
 const RESPITE: Duration = Duration::from_millis(100);
@@ -42,7 +44,7 @@ struct Shared {
     lu: Arc<Lu>,
     export: Export,
     /// Rung once, when the server stops, and never silenced: it wakes every thread that sleeps on it.
-    bell: OwnedFd,
+    bell: Bell,
     connections: AtomicUsize,
 }
 
@@ -67,8 +69,7 @@ impl Server {
             preferred: lu.block_size().max(PREFERRED),
             read_only,
         };
-        let bell =
-            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed(e.into()))?;
+        let bell = Bell::new().map_err(failed)?;
         let shared = Arc::new(Shared { lu, export, bell, connections: AtomicUsize::new(0) });
         let own = shared.clone();
         let acceptor = thread::Builder::new().name("nbd accept".into()).spawn(move || accept(&own, listener));
@@ -88,10 +89,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        #[expect(clippy::host_endian_bytes, reason = "the kernel wants a number in its own byte order")]
-        let one = 1u64.to_ne_bytes();
-        // Can only fail if the counter is full, and then it has been rung.
-        let _ = rustix::io::write(&self.shared.bell, &one);
+        self.shared.bell.wake();
         if let Some(acceptor) = self.acceptor.take() {
             // A panic there has been printed already.
             let _ = acceptor.join();

@@ -136,7 +136,7 @@ impl Load {
     pub(super) fn run(&self, on: &Driver<'_>, interrupt: &Interrupt) -> Outcome<Figures> {
         let start = Barrier::new(self.threads.into());
         let sum: Mutex<Outcome<Figures>> = Mutex::new(Ok(Figures::default()));
-        let (cpu, begun) = (cpu_time(), Instant::now());
+        let cpu = cpu_time();
         std::thread::scope(|scope| {
             for number in 0..self.threads {
                 let (start, sum) = (&start, &sum);
@@ -156,8 +156,6 @@ impl Load {
         let mut figures = sum.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         interrupt.check()?;
         figures.cpu = cpu_time().saturating_sub(cpu);
-        // Opening the queues is not the load's.
-        figures.elapsed = figures.elapsed.min(begun.elapsed());
         Ok(figures)
     }
 

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use uraid::lu::Policy;
 use uraid::units::Level;
 
 use self::load::{Driver, Load};
@@ -79,12 +78,6 @@ pub(crate) struct LuShape {
     /// Without its first disk.
     #[arg(long)]
     degraded: bool,
-}
-
-impl LuShape {
-    fn policy(&self) -> Policy {
-        self.policy.into()
-    }
 }
 
 /// What is done to it.

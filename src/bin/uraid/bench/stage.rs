@@ -4,15 +4,13 @@
 //! operations of queues opened while it is told to. Queues opened otherwise are the backend's own: counting
 //! costs nothing when nobody counts.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::MemfdFlags;
 use uraid::disk::traced::{Counts, Traced};
 use uraid::disk::{Backend, Blocking, DiskId, DiskInfo, Disks, MemoryBackend};
+use uraid::lu::Create;
 use uraid::units::{DiskLba, Sectors};
 use uraid::{ErrorKind, Lu};
 
@@ -20,6 +18,7 @@ use super::LuShape;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::memory_disk::MemoryDisk;
 use crate::target::{Leave, Target, Writing, quoted};
 
 /// What the LUs that are made here are called.
@@ -31,12 +30,19 @@ const FILL: usize = 1 << 20;
 pub(super) struct Stage {
     lu: Lu,
     tap: Arc<Tap>,
-    kind: &'static str,
-    ours: bool,
-    /// Removed at the end.
-    files: Vec<PathBuf>,
-    /// Disks in memory begin as these.
-    _memory: Vec<File>,
+    disks: Members,
+}
+
+/// Whose the LU's disks are.
+enum Members {
+    /// Somebody's, with an LU that was there before.
+    Existing,
+    /// Somebody's, given for the purpose.
+    Given,
+    /// Files that are removed at the end.
+    Files(Vec<PathBuf>),
+    /// Disks in memory; these are what they begin as, and keep their names for.
+    Memory { _begun_as: Vec<MemoryDisk> },
 }
 
 impl Stage {
@@ -55,7 +61,7 @@ impl Stage {
         let (wrap, tap) = Tap::wrap(|files| files);
         let writing = writes.then(|| Writing::also_degraded(&leave));
         let lu = target.open_through(&leave, writing.as_ref(), wrap, console)?;
-        Ok(Stage { lu, tap: tap()?, kind: "existing", ours: false, files: Vec::new(), _memory: Vec::new() })
+        Ok(Stage { lu, tap: tap()?, disks: Members::Existing })
     }
 
     /// An LU of new files in `folder`.
@@ -63,41 +69,37 @@ impl Stage {
         let id = std::process::id();
         let path = |slot| folder.join(format!("uraid-bench-{id}-{slot}.img"));
         let files: Vec<PathBuf> = (0..shape.disks).map(path).collect();
-        let (wrap, tap) = Tap::wrap(|files| files);
-        let made = shape.create(&files).disk_size(shape.disk_size).through(wrap).make();
-        let lu = made.map_err(Failure::from)?;
-        let stage = Stage { lu, tap: tap()?, kind: "files", ours: true, files, _memory: Vec::new() };
-        stage.degrade(shape)
+        let create = shape.create(&files).disk_size(shape.disk_size);
+        Stage::make(create, shape, Members::Files(files), |files| files)
     }
 
     /// An LU of these disks; what is on them is lost if `confirm` is the name of the LU.
     pub(super) fn on(disks: &[PathBuf], shape: &LuShape, confirm: Option<&str>) -> Outcome<Stage> {
-        let (wrap, tap) = Tap::wrap(|files| files);
         let create = shape.create(disks).overwrite(confirm == Some(NAME)).assume_clean(true);
-        let lu = create.through(wrap).make().map_err(Failure::from)?;
-        let stage =
-            Stage { lu, tap: tap()?, kind: "given", ours: true, files: Vec::new(), _memory: Vec::new() };
-        stage.degrade(shape)
+        Stage::make(create, shape, Members::Given, |files| files)
     }
 
     /// An LU of disks in memory. It is made on files that are only in memory, too, since that is where LUs are
     /// made, and moves to the disks with its first breath.
     pub(super) fn in_memory(shape: &LuShape) -> Outcome<Stage> {
-        let failed =
-            |error: std::io::Error| Failure::of(ErrorKind::Io, format!("no disk in memory: {error}"));
-        let mut memory = Vec::new();
-        for _ in 0..shape.disks {
-            let file = rustix::fs::memfd_create("uraid-bench", MemfdFlags::CLOEXEC);
-            let file = File::from(file.map_err(|errno| failed(errno.into()))?);
-            file.set_len(shape.disk_size).map_err(failed)?;
-            memory.push(file);
-        }
-        let path = |file: &File| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let paths: Vec<PathBuf> = memory.iter().map(path).collect();
-        let (wrap, tap) = Tap::wrap(|files| Arc::new(moved_to_memory(&*files)));
-        let lu = shape.create(&paths).assume_clean(true).through(wrap).make().map_err(Failure::from)?;
-        let stage = Stage { lu, tap: tap()?, kind: "memory", ours: true, files: Vec::new(), _memory: memory };
-        stage.degrade(shape)
+        let make = |_| MemoryDisk::make(shape.disk_size);
+        let memory: Vec<MemoryDisk> = (0..shape.disks).map(make).collect::<Outcome<_>>()?;
+        let paths: Vec<PathBuf> = memory.iter().map(MemoryDisk::path).collect();
+        let create = shape.create(&paths).assume_clean(true);
+        let disks = Members::Memory { _begun_as: memory };
+        Stage::make(create, shape, disks, |files| Arc::new(moved_to_memory(&*files)))
+    }
+
+    /// Makes an LU, and lets it lose a disk if that is its shape.
+    fn make(
+        create: Create,
+        shape: &LuShape,
+        disks: Members,
+        exchange: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static,
+    ) -> Outcome<Stage> {
+        let (wrap, tap) = Tap::wrap(exchange);
+        let lu = create.through(wrap).make()?;
+        Stage { lu, tap: tap()?, disks }.degrade(shape)
     }
 
     fn degrade(self, shape: &LuShape) -> Outcome<Stage> {
@@ -123,11 +125,17 @@ impl Stage {
 
     /// May its disks be written to raw?
     pub(super) fn is_ours(&self) -> bool {
-        self.ours
+        !matches!(self.disks, Members::Existing)
     }
 
+    /// What its disks are, in a word.
     pub(super) fn kind(&self) -> &'static str {
-        self.kind
+        match self.disks {
+            Members::Existing => "existing",
+            Members::Given => "given",
+            Members::Files(_) => "files",
+            Members::Memory { .. } => "memory",
+        }
     }
 
     /// Writes all of the LU once: unwritten blocks are faster than disks.
@@ -161,16 +169,18 @@ impl Stage {
     /// Stops the LU and removes what was made for it.
     pub(super) fn clear(self) -> Outcome {
         let stopped = self.lu.stop().map_err(Failure::from);
-        for path in &self.files {
-            std::fs::remove_file(path).map_err(|error| Failure::file(path, &error))?;
+        if let Members::Files(files) = &self.disks {
+            for path in files {
+                std::fs::remove_file(path).map_err(|error| Failure::file(path, &error))?;
+            }
         }
         stopped
     }
 }
 
 impl LuShape {
-    fn create(&self, disks: &[PathBuf]) -> uraid::lu::Create {
-        let mut create = Lu::create(NAME, self.level).policy(self.policy());
+    fn create(&self, disks: &[PathBuf]) -> Create {
+        let mut create = Lu::create(NAME, self.level).policy(self.policy.into());
         for disk in disks {
             create = create.disk(disk);
         }

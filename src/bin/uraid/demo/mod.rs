@@ -17,14 +17,15 @@ use uraid::lu::{Access, MemberState, State, Work, WorkKind};
 use uraid::units::Level;
 use uraid::{ErrorKind, Lu};
 
-use self::disks::{Folder, MemoryDisk};
+use self::folder::Folder;
 use self::registers::Contents;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::memory_disk::MemoryDisk;
 use crate::size;
 
-mod disks;
+mod folder;
 mod registers;
 
 const NAME: &str = "demo";
