@@ -171,6 +171,12 @@ impl Port for World {
         self.holder(slot)
     }
 
+    fn zero(&mut self, tag: u64, slot: Slot, at: MemberLba, sectors: Sectors) -> Holder {
+        assert_eq!((at, sectors.bytes() as usize), (MemberLba(0), BLOCK));
+        self.put(tag, slot.index() * 2, &[0; BLOCK], false);
+        self.holder(slot)
+    }
+
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
         // Those of the log have the highest numbers.
         let lies = matches!(self.variant, Variant::ReusedEarly | Variant::TwoLive) && tag >> 60 != 0;

@@ -98,6 +98,13 @@ pub(super) fn beneath(device: u64) -> Option<Beneath> {
     })
 }
 
+/// Does the block device make zeroes by itself when asked to?
+pub(super) fn zeroes_by_itself(device: u64) -> bool {
+    // A partition has no queue of its own.
+    let most = |queue: &str| number(&sys(device).join(queue).join("write_zeroes_max_bytes"));
+    most("queue").or_else(|| most("../queue")).is_some_and(|most| most > 0)
+}
+
 fn device_in_use(device: u64) -> Option<String> {
     let used = |device: u64| {
         mounted_on(device)

@@ -246,7 +246,9 @@ impl Disks for FaultyQueue {
             (Some(Effect::Fail(errno)), _) => {
                 self.ready.push(op.done(ticket, Err(Failure::from_errno(errno))))
             }
-            (Some(Effect::Lose), OpKind::Write | OpKind::Flush) => self.ready.push(op.done(ticket, Ok(()))),
+            (Some(Effect::Lose), OpKind::Write | OpKind::Zero | OpKind::Flush) => {
+                self.ready.push(op.done(ticket, Ok(())))
+            }
             _ => {
                 let slot = self.flights.insert(Flight { ticket, disk: op.disk(), effect });
                 self.inner.submit(slot as u64, op);

@@ -17,6 +17,7 @@ use std::io::{self, ErrorKind as IoKind, IoSliceMut, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct FileDisk {
     path: PathBuf,
     info: DiskInfo,
     identity: Identity,
+    /// It was asked for zeroes, and could not.
+    refused: AtomicBool,
 }
 
 impl FileDisk {
@@ -108,14 +111,25 @@ impl FileDisk {
             kind,
             direct: direct.is_some(),
             inline: !answers_without_blocking(&file, block),
+            zeroes: kind == DiskKind::File || claim::zeroes_by_itself(file.metadata()?.rdev()),
         };
         let identity = Identity::of(&file)?;
-        Ok(FileDisk { file, path: path.to_owned(), info, identity })
+        Ok(FileDisk { file, path: path.to_owned(), info, identity, refused: AtomicBool::new(false) })
     }
 
     /// What is known of it.
-    pub fn info(&self) -> &DiskInfo {
-        &self.info
+    pub fn info(&self) -> DiskInfo {
+        DiskInfo { zeroes: self.zeroes(), ..self.info.clone() }
+    }
+
+    /// Can it make zeroes by itself, as far as is known?
+    pub(super) fn zeroes(&self) -> bool {
+        self.info.zeroes && !self.refused.load(Ordering::Relaxed)
+    }
+
+    /// From now on it is not asked to.
+    pub(super) fn refuses_to_zero(&self) {
+        self.refused.store(true, Ordering::Relaxed);
     }
 
     /// The path it was opened by.
@@ -412,7 +426,7 @@ impl FileBackend {
     pub fn add(&self, disk: FileDisk) -> Result<DiskId> {
         let mut files = self.files.0.write().unwrap_or_else(PoisonError::into_inner);
         let id = u16::try_from(files.len()).map_err(|_| Error::new(ErrorKind::Usage, "too many disks"))?;
-        files.push(Entry { info: disk.info.clone(), disk: Some(Arc::new(disk)) });
+        files.push(Entry { info: disk.info(), disk: Some(Arc::new(disk)) });
         Ok(DiskId(id))
     }
 
@@ -452,7 +466,9 @@ impl Backend for FileBackend {
     }
 
     fn info(&self, id: DiskId) -> DiskInfo {
-        self.files.0.read().unwrap_or_else(PoisonError::into_inner)[id.index()].info.clone()
+        let files = self.files.0.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = &files[id.index()];
+        entry.disk.as_ref().map_or_else(|| entry.info.clone(), |disk| disk.info())
     }
 
     fn queue(&self, depth: usize) -> Result<Box<dyn Disks>> {

@@ -47,7 +47,7 @@ impl MemoryBackend {
     pub fn add(&self, name: impl Into<String>, size: Sectors, block: u32) -> DiskId {
         assert!(block.is_power_of_two() && (512..=65536).contains(&block), "blocks of {block} bytes");
         let size = size.round_down(Sectors(u64::from(block) / 512));
-        let info = DiskInfo::new(name, size, block, DiskKind::Memory);
+        let info = DiskInfo { zeroes: true, ..DiskInfo::new(name, size, block, DiskKind::Memory) };
         let pieces = (0..size.bytes().div_ceil(PIECE)).map(|_| RwLock::new(None)).collect();
         let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
         let id = u16::try_from(disks.len()).expect("at most 65536 disks");
@@ -124,6 +124,7 @@ impl Execute for Attached {
         match op {
             Op::Read { at, buf, .. } => disk.read(at.bytes(), buf.bytes_mut()),
             Op::Write { at, buf, .. } => disk.write(at.bytes(), buf.bytes()),
+            Op::Zero { at, sectors, .. } => disk.zero(at.bytes(), sectors.bytes()),
             Op::Flush { .. } => {}
         }
         Ok(())
@@ -169,6 +170,18 @@ impl MemoryDisk {
             let held = held.get_or_insert_with(|| vec![0; PIECE as usize].into_boxed_slice());
             held[offset..offset + len].copy_from_slice(part);
             bytes = rest;
+        }
+    }
+}
+
+impl MemoryDisk {
+    fn zero(&self, at: u64, bytes: u64) {
+        for (piece, offset, len) in pieces(at, bytes as usize) {
+            let mut held = self.pieces[piece].write().unwrap_or_else(PoisonError::into_inner);
+            match &mut *held {
+                Some(held) if len < held.len() => held[offset..offset + len].fill(0),
+                held => *held = None,
+            }
         }
     }
 }

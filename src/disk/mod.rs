@@ -193,12 +193,23 @@ pub struct DiskInfo {
     /// Asynchronous I/O would cost a worker thread per operation, so it is done by plain system calls in
     /// [`Disks::kick`].
     pub inline: bool,
+    /// [`Op::Zero`] moves no bytes: as far as is known, the disk makes zeroes by itself.
+    pub zeroes: bool,
 }
 
 impl DiskInfo {
     /// A disk that takes any memory and works inline; the rest is for its maker to adjust.
     pub fn new(name: impl Into<String>, size: Sectors, block: u32, kind: DiskKind) -> DiskInfo {
-        DiskInfo { name: name.into(), size, block, memory_align: 1, kind, direct: true, inline: true }
+        DiskInfo {
+            name: name.into(),
+            size,
+            block,
+            memory_align: 1,
+            kind,
+            direct: true,
+            inline: true,
+            zeroes: false,
+        }
     }
 }
 
@@ -239,6 +250,16 @@ pub enum Op {
         /// Complete only when the data is durable ("force unit access").
         fua: bool,
     },
+    /// Has a range read as zeroes from now on, as after a write of zeroes. The disk may free what it kept there;
+    /// one that cannot be relied on to give zeroes then is written to.
+    Zero {
+        /// Which disk.
+        disk: DiskId,
+        /// From where.
+        at: DiskLba,
+        /// How many.
+        sectors: Sectors,
+    },
     /// Makes all writes durable that completed before this was submitted.
     Flush {
         /// Which disk.
@@ -253,6 +274,8 @@ pub enum OpKind {
     Read,
     /// [`Op::Write`].
     Write,
+    /// [`Op::Zero`].
+    Zero,
     /// [`Op::Flush`].
     Flush,
 }
@@ -261,7 +284,9 @@ impl Op {
     /// Which disk.
     pub fn disk(&self) -> DiskId {
         match *self {
-            Op::Read { disk, .. } | Op::Write { disk, .. } | Op::Flush { disk } => disk,
+            Op::Read { disk, .. } | Op::Write { disk, .. } | Op::Zero { disk, .. } | Op::Flush { disk } => {
+                disk
+            }
         }
     }
 
@@ -270,6 +295,7 @@ impl Op {
         match self {
             Op::Read { .. } => OpKind::Read,
             Op::Write { .. } => OpKind::Write,
+            Op::Zero { .. } => OpKind::Zero,
             Op::Flush { .. } => OpKind::Flush,
         }
     }
@@ -278,6 +304,7 @@ impl Op {
     pub fn place(&self) -> Option<(DiskLba, usize)> {
         match self {
             Op::Read { at, buf, .. } | Op::Write { at, buf, .. } => Some((*at, buf.len())),
+            Op::Zero { at, sectors, .. } => Some((*at, sectors.bytes() as usize)),
             Op::Flush { .. } => None,
         }
     }
@@ -291,7 +318,7 @@ impl Op {
     pub fn into_buf(self) -> Option<IoBuf> {
         match self {
             Op::Read { buf, .. } | Op::Write { buf, .. } => Some(buf),
-            Op::Flush { .. } => None,
+            Op::Zero { .. } | Op::Flush { .. } => None,
         }
     }
 
@@ -313,7 +340,7 @@ impl Op {
         match (self, at.checked_add(Sectors(len as u64 / SECTOR))) {
             (Op::Read { buf, .. }, _) if !buf.is_into() => Err(Failure::from_errno(libc::EFAULT)),
             (_, Some(end)) if end.0 <= size.0 => Ok(()),
-            (Op::Write { .. }, _) => Err(Failure::from_errno(libc::ENOSPC)),
+            (Op::Write { .. } | Op::Zero { .. }, _) => Err(Failure::from_errno(libc::ENOSPC)),
             _ => Err(Failure::SHORT),
         }
     }

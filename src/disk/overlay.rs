@@ -91,7 +91,7 @@ struct Flight {
 
 impl Disks for OverlaidQueue {
     fn submit(&mut self, ticket: u64, op: Op) {
-        if matches!(op, Op::Write { .. }) {
+        if matches!(op, Op::Write { .. } | Op::Zero { .. }) {
             self.refused.push(op.done(ticket, Err(Failure::from_errno(libc::EROFS))));
             return;
         }

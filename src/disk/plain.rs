@@ -4,17 +4,22 @@
 //! complete without blocking, io_uring hands each operation to a worker thread.
 //!
 //! Promises: a transfer is whole or failed; interrupted calls are repeated, short ones continued.
+//!
+//! Zeroes are asked for by punching a hole, which file systems and block devices do only where they promise
+//! that it reads as zeroes ("discard" promises nothing, and is not used). Where they refuse, zeroes are
+//! written.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use rustix::fs::fdatasync;
+use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 
 use super::file::{FileDisk, Files};
 use super::inline::Execute;
-use super::runs::{Run, Transfers};
+use super::runs::{MOST_PARTS, Run, Transfers};
 use super::{DiskId, Failure, Op, OpKind};
+use crate::units::{DiskLba, Sectors};
 
 /// How often an operation that is not getting anywhere ("try again", no whole block transferred) is repeated.
 pub(super) const RETRIES: u32 = 64;
@@ -86,6 +91,7 @@ pub(super) fn execute(disk: &FileDisk, op: &mut Op) -> Result<(), Failure> {
                 pwritev2(disk, &[IoSlice::new(&bytes[done..])], at + done as u64, flags)
             })
         }
+        Op::Zero { at, sectors, .. } => zero(disk, *at, *sectors),
         Op::Flush { .. } => loop {
             match fdatasync(disk) {
                 Err(Errno::INTR) => continue,
@@ -95,12 +101,48 @@ pub(super) fn execute(disk: &FileDisk, op: &mut Op) -> Result<(), Failure> {
     }
 }
 
+/// How a hole is punched.
+pub(super) const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+
+/// Has the disk make zeroes by itself. False if it has to be written to.
+fn punch(disk: &FileDisk, at: DiskLba, bytes: u64) -> bool {
+    while disk.zeroes() {
+        match fallocate(disk, PUNCH, at.bytes(), bytes) {
+            Ok(()) => return true,
+            Err(Errno::INTR) => {}
+            // Whatever is wrong: if it is the disk, writing will tell.
+            Err(_) => disk.refuses_to_zero(),
+        }
+    }
+    false
+}
+
+fn zero(disk: &FileDisk, at: DiskLba, sectors: Sectors) -> Result<(), Failure> {
+    const PIECE: usize = 64 << 10;
+    #[repr(align(4096))]
+    struct Zeroes([u8; PIECE]);
+    static ZEROES: Zeroes = Zeroes([0; PIECE]);
+
+    let bytes = sectors.bytes();
+    if punch(disk, at, bytes) {
+        return Ok(());
+    }
+    let all = [IoSlice::new(&ZEROES.0); MOST_PARTS];
+    transfer(bytes as usize, disk.block(), |done| {
+        let (at, left) = (at.bytes() + done as u64, bytes as usize - done);
+        match left / PIECE {
+            0 => pwritev2(disk, &[IoSlice::new(&ZEROES.0[..left])], at, ReadWriteFlags::empty()),
+            pieces => pwritev2(disk, &all[..pieces.min(MOST_PARTS)], at, ReadWriteFlags::empty()),
+        }
+    })
+}
+
 /// Does a run of several operations in one call. False if that did not do all of it.
 pub(super) fn execute_joined(disk: &FileDisk, run: &mut Run) -> bool {
     let refused = run.parts_mut().iter().any(|(_, op)| op.check(disk.size()).is_err());
     let (false, Some(first), all) = (refused, run.first(), run.bytes()) else { return false };
     let Some((at, _)) = first.place() else { return false };
-    let (at, flags) = (at.bytes(), flags(first.is_fua()));
+    let (place, at, flags) = (at, at.bytes(), flags(first.is_fua()));
     let answer = match first.kind() {
         OpKind::Read => {
             let mut room = std::array::from_fn(|_| IoSliceMut::new(&mut []));
@@ -112,6 +154,7 @@ pub(super) fn execute_joined(disk: &FileDisk, run: &mut Run) -> bool {
             let count = run.slices(&mut room);
             pwritev2(disk, &room[..count], at, flags)
         }
+        OpKind::Zero => return punch(disk, place, all as u64),
         OpKind::Flush => return false,
     };
     answer == Ok(all)

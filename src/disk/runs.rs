@@ -107,7 +107,7 @@ impl Run {
             Op::Read { buf, .. } | Op::Write { buf, .. } => {
                 Some([buf.as_ptr().expose_provenance(), buf.len()])
             }
-            Op::Flush { .. } => None,
+            Op::Zero { .. } | Op::Flush { .. } => None,
         });
         self.vector.extend(buffers);
         &self.vector
@@ -255,6 +255,8 @@ pub struct Transfers {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
+    /// Ranges made zero without their bytes being sent.
+    pub zeroes: u64,
     /// Flushes.
     pub flushes: u64,
 }
@@ -265,6 +267,7 @@ impl Transfers {
         match op {
             Op::Read { .. } => self.reads += 1,
             Op::Write { .. } => self.writes += 1,
+            Op::Zero { .. } => self.zeroes += 1,
             Op::Flush { .. } => self.flushes += 1,
         }
     }
@@ -273,6 +276,7 @@ impl Transfers {
     pub(super) fn add(&mut self, other: Transfers) {
         self.reads += other.reads;
         self.writes += other.writes;
+        self.zeroes += other.zeroes;
         self.flushes += other.flushes;
     }
 }
@@ -341,8 +345,11 @@ mod tests {
         }
         runs.push(8, Op::Flush { disk: DiskId(0) });
         runs.push(9, Op::Flush { disk: DiskId(0) });
-        assert_eq!(runs.operations(), 10);
-        let expected: [&[u64]; 7] = [&[0, 2], &[1, 3], &[4], &[5, 6], &[7], &[8], &[9]];
+        for (ticket, at) in [(10, 0), (11, 128), (12, 512)] {
+            runs.push(ticket, Op::Zero { disk: DiskId(0), at: DiskLba(at), sectors: Sectors(128) });
+        }
+        assert_eq!(runs.operations(), 13);
+        let expected: [&[u64]; 9] = [&[0, 2], &[1, 3], &[4], &[5, 6], &[7], &[8], &[9], &[10, 11], &[12]];
         assert_eq!(tickets(&mut runs, &mut rig), expected);
     }
 

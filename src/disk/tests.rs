@@ -59,6 +59,10 @@ impl Rig {
         self.queue.submit(ticket, Op::Write { disk, at: DiskLba(at), buf, fua });
     }
 
+    fn zero(&mut self, ticket: u64, disk: DiskId, at: u64, sectors: u64) {
+        self.queue.submit(ticket, Op::Zero { disk, at: DiskLba(at), sectors: Sectors(sectors) });
+    }
+
     /// Drives the queue until something is complete.
     fn complete(&mut self) -> Vec<(u64, Result<(), Failure>)> {
         self.queue.kick();
@@ -104,7 +108,7 @@ struct Transfer {
     disk: DiskId,
     at: u64,
     span: Span,
-    write: bool,
+    kind: OpKind,
 }
 
 impl Transfer {
@@ -138,9 +142,10 @@ impl Model {
             assert_eq!(result, Ok(()), "ticket {ticket}");
             let Some(t) = self.flying.remove(&ticket) else { continue };
             let held = &mut self.content[t.disk.index()][t.bytes()];
-            match t.write {
-                true => held.copy_from_slice(rig.memory.bytes(t.span)),
-                false => assert!(rig.memory.bytes(t.span) == held, "read of {} at {}", t.disk, t.at),
+            match t.kind {
+                OpKind::Read => assert!(rig.memory.bytes(t.span) == held, "read of {} at {}", t.disk, t.at),
+                OpKind::Write => held.copy_from_slice(rig.memory.bytes(t.span)),
+                _ => held.fill(0),
             }
             rig.memory.pool_free(t.span.region);
         }
@@ -158,13 +163,16 @@ fn random_operations_agree_with_a_model(backend: &dyn Backend, depth: usize) {
         let len = block * (1 + random.below(longest));
         let span = rig.filled((len * SECTOR) as u32, round as u8 | 1);
         let at = block * random.below((SIZE.0 - len) / block + 1);
-        let t = Transfer { disk: DiskId(random.below(2) as u16), at, span, write: random.below(2) == 0 };
+        let disk = DiskId(random.below(2) as u16);
+        let kind = [OpKind::Read, OpKind::Read, OpKind::Write, OpKind::Write, OpKind::Zero];
+        let t = Transfer { disk, at, span, kind: kind[random.below(5) as usize] };
         while rig.queue.in_flight() >= depth || model.flying.values().any(|other| other.clashes(&t)) {
             model.finish(&mut rig);
         }
-        match t.write {
-            true => rig.write(round, t.disk, at, span, random.below(4) == 0),
-            false => rig.read(round, t.disk, at, span),
+        match t.kind {
+            OpKind::Read => rig.read(round, t.disk, at, span),
+            OpKind::Write => rig.write(round, t.disk, at, span, random.below(4) == 0),
+            _ => rig.zero(round, t.disk, at, len),
         }
         model.flying.insert(round, t);
         if random.below(16) == 0 {
@@ -565,9 +573,52 @@ fn neighbours_are_one_transfer() {
             let short = Err(Failure::SHORT);
             assert_eq!(ended, [(0, Ok(())), (1, Ok(())), (2, short), (3, short)]);
             drop(rig);
-            let Transfers { reads, writes, flushes } = backend.transfers().unwrap();
+            let Transfers { reads, writes, flushes, .. } = backend.transfers().unwrap();
             assert_eq!((reads, writes, flushes), (4 + 1 + 4, 1, 0), "{mode:?}");
         }
+    }
+}
+
+/// A file loses what is zeroed, in as few calls as there are runs; one that refuses is written to, whoever asks.
+#[test]
+fn zeroes_are_holes_where_the_disk_makes_them() {
+    use std::os::unix::fs::MetadataExt;
+    for mode in [IoMode::Uring, IoMode::Plain] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, vec![7; SIZE.bytes() as usize]).unwrap();
+        for refuses in [false, true] {
+            let backend = FileBackend::new(mode);
+            let disk = FileDisk::open(&path, Access::Exclusive).unwrap();
+            assert!(disk.info().zeroes);
+            let id = backend.add(disk).unwrap();
+            if refuses {
+                backend.disk(id).unwrap().refuses_to_zero();
+            }
+            assert_eq!(backend.info(id).zeroes, !refuses);
+            let mut rig = Rig::new(&backend, 32);
+            let first = if refuses { 2048 } else { 0 };
+            for n in 0..8 {
+                rig.zero(n, id, first + n * 128, 128);
+            }
+            // More than is written at a time, and no multiple of it.
+            rig.zero(8, id, first + 1024, 16);
+            let mut ended = rig.complete_all();
+            ended.sort_by_key(|&(ticket, _)| ticket);
+            assert_eq!(ended, (0..9).map(|n| (n, Ok(()))).collect::<Vec<_>>(), "{mode:?}");
+            drop(rig);
+            if !refuses {
+                assert_eq!(backend.transfers().unwrap().zeroes, 1, "{mode:?}");
+                let held = std::fs::metadata(&path).unwrap().blocks();
+                assert!(held <= SIZE.0 - 1024, "{held} sectors are left");
+            }
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let zeroed = |sector: u64| sector % 2048 < 1040;
+        for (sector, bytes) in (0..).zip(bytes.chunks_exact(512)) {
+            assert!(bytes.iter().all(|&byte| byte == if zeroed(sector) { 0 } else { 7 }), "sector {sector}");
+        }
+        assert_eq!(bytes.len() as u64, SIZE.bytes());
     }
 }
 

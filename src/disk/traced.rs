@@ -87,6 +87,8 @@ pub struct Counts {
     pub writes: u64,
     /// Of these with FUA.
     pub fua_writes: u64,
+    /// Ranges made zero.
+    pub zeroes: u64,
     /// Flushes.
     pub flushes: u64,
     /// Bytes asked for by reads.
@@ -127,6 +129,7 @@ impl Trace {
             reads: sum.reads + c.reads,
             writes: sum.writes + c.writes,
             fua_writes: sum.fua_writes + c.fua_writes,
+            zeroes: sum.zeroes + c.zeroes,
             flushes: sum.flushes + c.flushes,
             read_bytes: sum.read_bytes + c.read_bytes,
             written_bytes: sum.written_bytes + c.written_bytes,
@@ -168,6 +171,7 @@ impl Book {
                 counts.fua_writes += u64::from(fua);
                 counts.written_bytes += len as u64;
             }
+            OpKind::Zero => counts.zeroes += 1,
             OpKind::Flush => counts.flushes += 1,
         }
         number

@@ -29,10 +29,10 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::bell::Bell;
 use super::file::{FileDisk, Files};
-use super::plain::{self, Progress, RETRIES, progress};
+use super::plain::{self, PUNCH, Progress, RETRIES, progress};
 use super::runs::{Run, Runs, Transfers};
 use super::slots::Slots;
-use super::{DiskId, Disks, Done, Failure, IoBuf, Op};
+use super::{DiskId, Disks, Done, Failure, IoBuf, Op, OpKind};
 use crate::engine::Wake;
 use crate::units::DiskLba;
 
@@ -51,6 +51,9 @@ macro_rules! entry {
             Asked::WriteAll(vector, count, at, flags) => {
                 opcode::Writev::new($file, vector, count).offset(at).rw_flags(flags).build()
             }
+            Asked::Zero(at, len) => {
+                opcode::Fallocate::new($file, len).offset(at).mode(PUNCH.bits() as i32).build()
+            }
             Asked::Flush => opcode::Fsync::new($file).flags(FsyncFlags::DATASYNC).build(),
         }
     };
@@ -62,6 +65,8 @@ enum Asked {
     Write(*mut u8, u32, u64, i32),
     ReadAll(*const libc::iovec, u32, u64),
     WriteAll(*const libc::iovec, u32, u64, i32),
+    /// Place and length in bytes.
+    Zero(u64, u64),
     Flush,
 }
 
@@ -238,6 +243,11 @@ impl UringQueue {
                         }
                         if let Some(Some(attached)) = self.disks.get_mut(op.disk().index()) {
                             attached.in_flight -= 1;
+                            if result.is_err() && op.kind() == OpKind::Zero {
+                                attached.disk.refuses_to_zero();
+                                self.inline.push_alone(ticket, op);
+                                continue;
+                            }
                         }
                         out.push(op.done(ticket, result));
                     }
@@ -295,8 +305,10 @@ impl Disks for UringQueue {
         let (refused, inline) = match self.attached(op.disk()) {
             Some(attached) if !attached.leaving => {
                 let refused = op.check(attached.disk.size()).err();
-                attached.in_flight += usize::from(refused.is_none() && !attached.inline);
-                (refused, attached.inline)
+                // A disk that cannot make zeroes is written to.
+                let inline = attached.inline || (op.kind() == OpKind::Zero && !attached.disk.zeroes());
+                attached.in_flight += usize::from(refused.is_none() && !inline);
+                (refused, inline)
             }
             _ => (Some(Failure::GONE), false),
         };
@@ -320,23 +332,28 @@ impl Disks for UringQueue {
         let woken = self.collect(out);
         out.extend(self.ready.drain(..));
         if out.len() == before && !woken {
-            match wait {
+            let asked = match wait {
                 Some(wait) => {
                     self.kick();
                     if self.ready.is_empty() {
                         self.sleep(wait);
                     }
+                    true
                 }
                 // The kernel holds completions back until this thread comes by.
-                None if self.ring.submission().taskrun() => self.sleep(Duration::ZERO),
-                // Nothing has ended, but something may have been continued or taken apart.
-                None => return self.hand_over(),
+                None if self.ring.submission().taskrun() => {
+                    self.sleep(Duration::ZERO);
+                    true
+                }
+                None => false,
+            };
+            if asked {
+                self.collect(out);
             }
-            self.collect(out);
-            out.extend(self.ready.drain(..));
         }
-        // What was continued or found room in `collect`.
-        self.hand_over();
+        // What was continued, taken apart or found room in `collect`.
+        self.kick();
+        out.extend(self.ready.drain(..));
     }
 
     fn in_flight(&self) -> usize {
@@ -408,7 +425,12 @@ impl Flight {
     /// ask for together is done whole or has failed.
     fn advance(&mut self, answer: i32) -> Option<Result<(), Failure>> {
         let len = self.run.bytes();
-        let answer = if answer < 0 { Err(-answer) } else { Ok(answer as usize) };
+        let zeroed = answer == 0 && self.run.first().is_some_and(|op| op.kind() == OpKind::Zero);
+        let answer = match answer {
+            ..0 => Err(-answer),
+            _ if zeroed => Ok(len),
+            _ => Ok(answer as usize),
+        };
         if self.run.count() > 1 {
             return Some(if answer == Ok(len) { Ok(()) } else { Err(Failure::SHORT) });
         }
@@ -446,14 +468,17 @@ impl Flight {
                 let (ptr, len, offset) = rest(*at, buf, done);
                 return Asked::Write(ptr, len, offset, flags(*fua));
             }
+            Some(Op::Zero { at, sectors, .. }) => return Asked::Zero(at.bytes(), sectors.bytes()),
             Some(Op::Flush { .. }) => return Asked::Flush,
             None => {}
         }
+        let bytes = self.run.bytes() as u64;
         let vector = self.run.vector();
         let (vector, count) = (vector.as_ptr().cast::<libc::iovec>(), vector.len() as u32);
         match self.run.first() {
             Some(Op::Read { at, .. }) => Asked::ReadAll(vector, count, at.bytes()),
             Some(Op::Write { at, fua, .. }) => Asked::WriteAll(vector, count, at.bytes(), flags(*fua)),
+            Some(Op::Zero { at, .. }) => Asked::Zero(at.bytes(), bytes),
             Some(Op::Flush { .. }) | None => Asked::Flush,
         }
     }

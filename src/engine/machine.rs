@@ -119,8 +119,16 @@ enum State {
 enum Kind {
     Read,
     Write,
+    Zero,
     Fill,
     Flush,
+}
+
+impl Kind {
+    /// Does it bring new content?
+    fn is_write(self) -> bool {
+        matches!(self, Kind::Write | Kind::Zero)
+    }
 }
 
 /// Who a piece belongs to and where its bytes are.
@@ -234,7 +242,7 @@ impl Op {
     /// Ready for other pieces of the same stripe, with what is known of it.
     fn restart(&mut self) {
         // A fill needs no mark: after a crash its rows are not taken to be in sync (or rebuilt) anyway.
-        self.state = if self.kind == Kind::Write { State::Intent } else { State::Lock };
+        self.state = if self.kind.is_write() { State::Intent } else { State::Lock };
         self.life = self.life.wrapping_add(1);
         self.pieces.clear();
         self.sources.clear();
@@ -394,7 +402,10 @@ impl Engine {
     /// # Panics
     /// If a range reaches past the end of the LU: callers check that, because only they can say it well.
     pub fn submit(&mut self, cookie: u64, request: Request) -> Result<(), Request> {
-        if let Request::Read { lba, sectors, .. } | Request::Write { lba, sectors, .. } = request {
+        if let Request::Read { lba, sectors, .. }
+        | Request::Write { lba, sectors, .. }
+        | Request::Zero { lba, sectors } = request
+        {
             let end = lba.0.checked_add(sectors.0);
             assert!(end.is_some_and(|end| end <= self.geometry.size().0), "request past the end");
         }
@@ -514,8 +525,7 @@ impl Engine {
         match active.request {
             Request::Flush => {
                 let Some(op) = self.take_op(Kind::Flush, Stripe(0)) else { return false };
-                let nothing = Bytes { region: 0, offset: 0, len: 0 };
-                self.attach(op, Some(index), nothing, Keep::default());
+                self.attach(op, Some(index), Bytes::NONE, Keep::default());
                 self.start_flush(op as usize, port);
                 true
             }
@@ -526,8 +536,7 @@ impl Engine {
                     let window = Rows::new(start, end.min(self.window_end(start)));
                     let Some(op) = self.take_op(Kind::Fill, stripe) else { return false };
                     self.ops[op as usize].fill = window;
-                    let nothing = Bytes { region: 0, offset: 0, len: 0 };
-                    self.attach(op, Some(index), nothing, Keep::default());
+                    self.attach(op, Some(index), Bytes::NONE, Keep::default());
                     self.waiting.push_back(op);
                     self.requests[index as usize].cut += u64::from(window.len());
                 }
@@ -539,10 +548,13 @@ impl Engine {
             Request::Write { lba, sectors, memory, fua, keep } => {
                 self.cut_range(index, Kind::Write, lba, sectors, memory, fua, keep)
             }
+            Request::Zero { lba, sectors } => {
+                self.cut_range(index, Kind::Zero, lba, sectors, Bytes::NONE, false, Keep::default())
+            }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the fields of two request kinds that are cut alike")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of three request kinds that are cut alike")]
     fn cut_range(
         &mut self,
         index: u32,
@@ -565,7 +577,10 @@ impl Engine {
             let piece = Piece { data: place.cell, rows: Rows::new(place.row, end) };
             let length = u64::from(piece.rows.len());
             let Some(op) = self.band_for(kind, place.stripe, piece) else { return false };
-            let memory = memory.slice((done * SECTOR) as u32, (length * SECTOR) as u32);
+            let memory = match kind {
+                Kind::Zero => Bytes::NONE,
+                _ => memory.slice((done * SECTOR) as u32, (length * SECTOR) as u32),
+            };
             let keep = Keep {
                 head: if done == 0 { keep.head } else { 0 },
                 tail: if done + length == sectors.0 { keep.tail } else { 0 },
@@ -600,8 +615,17 @@ impl Engine {
                 && op.rows().start / self.limits.band_rows == window
                 && !op.pieces.iter().any(|p| p.data == piece.data && p.rows.overlaps(piece.rows))
         };
+        // A write and a zeroing of the same rows keep their order, too.
+        let bars = |&index: &u32| {
+            let op = &ops[index as usize];
+            op.kind != kind
+                && op.kind.is_write()
+                && kind.is_write()
+                && op.stripe == stripe
+                && op.rows().overlaps(piece.rows)
+        };
         // The newest first: a later write must not slip in before an earlier one to the same rows.
-        if let Some(&index) = self.waiting.iter().rev().find(joins) {
+        if let Some(&index) = self.waiting.iter().rev().take_while(|&index| !bars(index)).find(joins) {
             return Some(index);
         }
         let index = self.take_op(kind, stripe)?;
@@ -664,7 +688,7 @@ impl Engine {
             op.state = State::Lock;
         }
         // Pieces may have joined since it was counted in.
-        if op.kind == Kind::Write && op.state == State::Lock && !op.locked && !self.count_in(index) {
+        if op.kind.is_write() && op.state == State::Lock && !op.locked && !self.count_in(index) {
             port.ask_dirty();
             return false;
         }
@@ -726,7 +750,7 @@ impl Engine {
         self.refresh_view(port);
         let block = self.limits.block;
         let op = &mut self.ops[index];
-        if op.kind == Kind::Write && self.view.logs {
+        if op.kind.is_write() && self.view.logs {
             op.set_untellable_aside();
         }
         if op.kind == Kind::Write && op.edges.is_empty() && !op.reading_edges {
@@ -741,6 +765,7 @@ impl Engine {
             _ if op.reading_edges => Want::Read(&op.edges),
             Kind::Read => Want::Read(&op.pieces),
             Kind::Write => Want::Write(&op.pieces),
+            Kind::Zero => Want::Zero(&op.pieces),
             Kind::Fill | Kind::Flush => Want::Fill(op.fill),
         };
         let leg = least_busy(&map, &self.busy);
@@ -765,7 +790,7 @@ impl Engine {
         op.state = State::Gather;
         // What fills in rows that are in sync writes what is there already.
         op.in_sync = self.view.synced_below == u64::MAX;
-        let news = op.kind == Kind::Write || !op.in_sync;
+        let news = op.kind.is_write() || !op.in_sync;
         op.told = self.view.logs && news && op.kind != Kind::Read && !op.reading_edges;
         op.left = op.plan.gather.len() as u32;
         let tag = tag(index, op.life);
@@ -840,9 +865,12 @@ impl Engine {
         op.left = op.plan.scatter.len() as u32;
         let tag = tag(index, op.life);
         for (i, io) in op.plan.scatter.iter().enumerate() {
-            let bytes = resolve(op, block, io.buf, io.rows.len());
             self.busy[io.slot.index()] += 1;
-            let holder = port.write(tag | i as u64, io.slot, io.at, bytes, op.fua);
+            let (tag, sectors) = (tag | i as u64, io.rows.len());
+            let holder = match io.buf.base {
+                Base::Zero => port.zero(tag, io.slot, io.at, Sectors(sectors.into())),
+                _ => port.write(tag, io.slot, io.at, resolve(op, block, io.buf, sectors), op.fua),
+            };
             op.holders.push(holder);
         }
         if op.left == 0 {
@@ -874,7 +902,7 @@ impl Engine {
                 }
             }
         }
-        let heals = if op.kind == Kind::Write { &op.plan.heals[..] } else { &[] };
+        let heals = if op.kind.is_write() { &op.plan.heals[..] } else { &[] };
         if op.failed.is_empty() && op.kind == Kind::Flush && self.view.logs {
             let (stamp, slots) = (op.stamp, 2 * self.geometry.slots());
             port.log(|log| (0..slots).for_each(|slot| log.flushed(Slot(slot), stamp)));
@@ -1324,6 +1352,7 @@ fn resolve(op: &Op, block: u32, buf: Buf, sectors: u32) -> Bytes {
             scratch(u32::from(op.plan.lanes) * lane_bytes + n * bytes(block) + bytes(buf.sector))
         }
         Base::Client(n) => op.sources[n as usize].memory.slice(bytes(buf.sector), bytes(sectors)),
+        Base::Zero => Bytes::NONE,
     }
 }
 

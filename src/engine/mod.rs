@@ -74,6 +74,9 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// No memory.
+    pub const NONE: Bytes = Bytes { region: 0, offset: 0, len: 0 };
+
     /// `len` bytes from `offset` within these.
     pub const fn slice(self, offset: u32, len: u32) -> Bytes {
         Bytes { region: self.region, offset: self.offset + offset, len }
@@ -104,6 +107,13 @@ pub enum Request {
         fua: bool,
         /// The bytes at both ends that are not the client's and are to be kept as they are on the LU.
         keep: Keep,
+    },
+    /// Have `sectors` at `lba` read as zeroes; as [`Write`](Request::Write), without moving them through memory.
+    Zero {
+        /// First sector, a multiple of the LU's block.
+        lba: Lba,
+        /// How many, a multiple of the LU's block; none is possible.
+        sectors: Sectors,
     },
     /// Everything acknowledged before this was submitted, on any queue, becomes stable.
     Flush,
@@ -193,6 +203,8 @@ pub trait Port {
     /// Writes to `slot`'s data area; with `fua`, stable when complete. A slot that is empty by now is skipped: its absence
     /// is on record.
     fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder;
+    /// Has `sectors` of `slot` read as zeroes, else as [`write`](Port::write).
+    fn zero(&mut self, tag: u64, slot: Slot, at: MemberLba, sectors: Sectors) -> Holder;
     /// Makes stable what `slot` has completed.
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder;
     /// Who fills `slot` in the newest view.

@@ -53,13 +53,19 @@ fn grain_bytes(value: u64, grain: u64) -> [u8; GRAIN] {
     let mut word = value;
     for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
         chunk.copy_from_slice(&word.to_le_bytes());
-        word = (value ^ grain << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(i as u32 + 7);
+        word = (value ^ (grain + 1) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(i as u32 + 7);
     }
     bytes
 }
 
+/// The value of a grain that is zero. Each grain becomes zero once at most, so that this too is written only once.
+const ZERO: u64 = u64::MAX;
+
 /// The value `grain` holds, if its bytes are of one piece.
 fn value_of(bytes: &[u8], grain: u64) -> Option<u64> {
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Some(ZERO);
+    }
     let value = u64::from_le_bytes(bytes[..8].try_into().ok()?);
     (bytes == grain_bytes(value, grain)).then_some(value)
 }
@@ -482,6 +488,12 @@ impl Port for Side<'_> {
         self.holder(slot)
     }
 
+    fn zero(&mut self, tag: u64, slot: Slot, at: MemberLba, sectors: Sectors) -> Holder {
+        let len = sectors.bytes() as u32;
+        let region = self.world.add_region(alloc::vec![0; len as usize], false);
+        self.write(tag, slot, at, Bytes { region, offset: 0, len }, false)
+    }
+
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
         let covers = self.world.disks[slot.index()].written;
         self.world.counts.flushes += 1;
@@ -641,6 +653,7 @@ impl Port for Side<'_> {
 enum Wish {
     Read { first: u64, count: u64 },
     Write { first: u64, count: u64, fua: bool },
+    Zero { first: u64, count: u64 },
     Flush,
     Fill(Stripe, Rows),
 }
@@ -681,6 +694,8 @@ struct Sim {
     engines: Vec<Engine>,
     asked: Vec<Asked>,
     registers: Vec<Vec<Event>>,
+    /// Grains that were zeroed.
+    zeroed: Vec<bool>,
     clock: u64,
     next_value: u64,
     block: u64,
@@ -827,6 +842,7 @@ impl Sim {
             engines: list,
             asked: Vec::new(),
             registers: alloc::vec![alloc::vec![first]; grains as usize],
+            zeroed: alloc::vec![false; grains as usize],
             clock: 1,
             next_value: 1,
             block: u64::from(limits.block),
@@ -862,22 +878,44 @@ impl Sim {
             count = count.next_multiple_of(block);
         }
         count = count.min(all - first);
-        match random.below(20) {
+        let kind = random.below(20);
+        let fua = random.one_in(8);
+        match kind {
             0 => Wish::Flush,
             1..10 => Wish::Read { first, count },
-            _ => Wish::Write { first, count, fua: random.one_in(8) },
+            10 => self.zeroing(first, count),
+            _ => Wish::Write { first, count, fua },
         }
+    }
+
+    /// The blocks around `first` that were never zeroed; where there are none, a write.
+    fn zeroing(&mut self, first: u64, count: u64) -> Wish {
+        let block = self.block * GRAINS_IN_SECTOR;
+        let (start, all) = (first - first % block, self.grains());
+        let is_whole = |end: u64| end.is_multiple_of(block) || end == all;
+        let most = (first + count).next_multiple_of(block).min(all);
+        let fresh = (start..most).take_while(|&grain| !self.zeroed[grain as usize]).count() as u64;
+        let end = (start..=start + fresh).rev().find(|&end| is_whole(end)).unwrap_or(start);
+        if end <= start {
+            return Wish::Write { first, count, fua: false };
+        }
+        self.zeroed[start as usize..end as usize].fill(true);
+        Wish::Zero { first: start, count: end - start }
     }
 
     /// Submits to `engine`, which has room. Returns the request's number.
     fn ask(&mut self, engine: usize, wish: Wish) -> usize {
         let cookie = self.asked.len();
-        let value = self.next_value;
+        let value = if matches!(wish, Wish::Zero { .. }) { ZERO } else { self.next_value };
         self.next_value += 1;
         let (mut memory, mut head) = (Bytes { region: u32::MAX, offset: 0, len: 0 }, 0);
         let request = match wish {
             Wish::Flush => Request::Flush,
             Wish::Fill(stripe, rows) => Request::Fill { stripe, rows },
+            Wish::Zero { first, count } => {
+                let (lba, sectors) = (Lba(first / GRAINS_IN_SECTOR), Sectors(count / GRAINS_IN_SECTOR));
+                Request::Zero { lba, sectors }
+            }
             Wish::Read { first, count } | Wish::Write { first, count, .. } => {
                 let block = self.block * GRAINS_IN_SECTOR;
                 let (start, end) = (first - first % block, (first + count).next_multiple_of(block));
@@ -934,7 +972,7 @@ impl Sim {
                         self.registers[grain as usize].push(Event { value, start, end, write: false });
                     }
                 }
-                Wish::Write { first, count, .. } => {
+                Wish::Write { first, count, .. } | Wish::Zero { first, count } => {
                     // A write that failed may still come to pass.
                     let end = if reply.result.is_ok() { end } else { u64::MAX };
                     for grain in first..first + count {

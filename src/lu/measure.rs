@@ -38,7 +38,7 @@ impl Lu {
     /// # Errors
     /// [`ErrorKind::Usage`] past the end; [`ErrorKind::Io`] if redundancy cannot give the data.
     pub fn cost(&self, offset: u64, len: u64, write: bool) -> Result<Cost> {
-        self.check(offset, len as usize)?;
+        self.check(offset, len)?;
         let view = self.board.health().view.clone();
         let (lba, sectors) = (Lba(offset / SECTOR), Sectors::from_bytes_floor(len));
         plan::cost(&self.board.geometry, &view, lba, sectors, write)

@@ -44,6 +44,7 @@ mod queue;
 mod readd;
 pub mod status;
 mod ways_out;
+mod zero;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -124,7 +125,7 @@ impl Lu {
     /// # Errors
     /// [`ErrorKind::Usage`] past the end; [`ErrorKind::Io`] if redundancy cannot give the data back.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.check(offset, buf.len())?;
+        self.check(offset, buf.len() as u64)?;
         let mut offset = offset;
         for part in buf.chunks_mut(LONGEST) {
             let cut = self.cut(offset, part.len());
@@ -149,7 +150,7 @@ impl Lu {
     /// level survives: each sector then holds its old or its new content.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         refuse_read_only(&self.board)?;
-        self.check(offset, buf.len())?;
+        self.check(offset, buf.len() as u64)?;
         let mut offset = offset;
         for part in buf.chunks(LONGEST) {
             let cut = self.cut(offset, part.len());
@@ -257,9 +258,9 @@ impl Lu {
         }
     }
 
-    fn check(&self, offset: u64, len: usize) -> Result<()> {
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
         let size = self.size();
-        match offset.checked_add(len as u64) {
+        match offset.checked_add(len) {
             Some(end) if end <= size => Ok(()),
             _ => {
                 let text = format!("{len} bytes at {offset} reach past the end of the LU ({size} bytes)");

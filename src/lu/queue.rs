@@ -221,6 +221,17 @@ impl Port for Side {
         self.holder(slot)
     }
 
+    fn zero(&mut self, tag: u64, slot: Slot, at: MemberLba, sectors: Sectors) -> Holder {
+        match self.health.wire(slot) {
+            Some(wire) => {
+                let at = wire.data_offset + Sectors(at.0);
+                self.disks.submit(tag, Op::Zero { disk: wire.disk, at, sectors });
+            }
+            None => self.instant.push((tag, true)),
+        }
+        self.holder(slot)
+    }
+
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
         match self.health.wire(slot) {
             Some(wire) => self.disks.submit(tag, Op::Flush { disk: wire.disk }),
@@ -407,6 +418,7 @@ pub(super) struct Pool {
 pub(super) enum Want {
     Read,
     Write { keep: Keep, fua: bool },
+    Zero(Sectors),
     Flush,
 }
 
@@ -455,7 +467,7 @@ impl Pool {
 fn run_one(board: &Board, cell: &Arc<Cell>, lba: Lba, memory: Option<Lent>, want: Want) -> Result<()> {
     let mut core = cell.core();
     let mut region = None;
-    let mut place = Bytes { region: 0, offset: 0, len: 0 };
+    let mut place = Bytes::NONE;
     if let Some(lent) = memory {
         let len = lent.len() as u32;
         let id = core
@@ -470,6 +482,7 @@ fn run_one(board: &Board, cell: &Arc<Cell>, lba: Lba, memory: Option<Lent>, want
     let request = match want {
         Want::Read => Request::Read { lba, sectors, memory: place },
         Want::Write { keep, fua } => Request::Write { lba, sectors, memory: place, fua, keep },
+        Want::Zero(sectors) => Request::Zero { lba, sectors },
         Want::Flush => Request::Flush,
     };
     let mut result = Err(Error::new(ErrorKind::Busy, "the queue is full"));
@@ -546,7 +559,7 @@ impl Queue {
     /// or reach past its end;
     /// [`ErrorKind::Busy`] if `depth` requests are under way. The buffer is then lost to the caller only in name: it is dropped.
     pub fn read(&mut self, cookie: u64, buffer: AlignedBuf, offset: u64) -> Result<()> {
-        let lba = self.check(offset, buffer.len())?;
+        let lba = self.check(offset, buffer.len() as u64)?;
         self.submit(cookie, Some(buffer), |sectors, memory| Request::Read { lba, sectors, memory })
     }
 
@@ -567,7 +580,7 @@ impl Queue {
         fua: bool,
         keep: Keep,
     ) -> Result<()> {
-        let lba = self.check(offset, buffer.len())?;
+        let lba = self.check(offset, buffer.len() as u64)?;
         super::refuse_read_only(&self.board)?;
         self.submit(cookie, Some(buffer), |sectors, memory| Request::Write {
             lba,
@@ -576,6 +589,29 @@ impl Queue {
             fua,
             keep,
         })
+    }
+
+    /// Has `len` bytes from byte `offset` of the LU read as zeroes, as [`Lu::write_zeroes_at`](super::Lu::write_zeroes_at).
+    ///
+    /// # Errors
+    /// As [`Queue::write`].
+    pub fn write_zeroes(&mut self, cookie: u64, offset: u64, len: u64) -> Result<()> {
+        let lba = self.check(offset, len)?;
+        super::refuse_read_only(&self.board)?;
+        self.submit(cookie, None, |_, _| Request::Zero { lba, sectors: Sectors(len / SECTOR) })
+    }
+
+    /// Gives up what is in `len` bytes from byte `offset`, any alignment, as [`Lu::discard_at`](super::Lu::discard_at).
+    ///
+    /// # Errors
+    /// As [`Queue::write`].
+    pub fn discard(&mut self, cookie: u64, offset: u64, len: u64) -> Result<()> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.board.geometry.size().bytes());
+        let end = end.ok_or_else(|| self.past_end(offset, len))?;
+        super::refuse_read_only(&self.board)?;
+        let range = self.board.discardable(offset..end);
+        let sectors = Sectors(range.end.saturating_sub(range.start) / SECTOR);
+        self.submit(cookie, None, |_, _| Request::Zero { lba: Lba(range.start / SECTOR), sectors })
     }
 
     /// Makes stable what was acknowledged before, on any queue of the LU.
@@ -623,20 +659,25 @@ impl Queue {
         with(self.cell.core().side.disks.event_fd())
     }
 
-    fn check(&self, offset: u64, len: usize) -> Result<Lba> {
+    fn past_end(&self, offset: u64, len: u64) -> Error {
+        let size = self.board.geometry.size().bytes();
+        let text = format!("{len} bytes at {offset} reach past the end of the LU ({size} bytes)");
+        Error::new(ErrorKind::Usage, text)
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<Lba> {
         let block = u64::from(self.board.block);
-        let end = offset.checked_add(len as u64);
+        let end = offset.checked_add(len);
         let size = self.board.geometry.size().bytes();
         // An LU whose size is no multiple of the block ends in a shorter one.
-        let is_whole = (len as u64).is_multiple_of(block) || end == Some(size);
+        let is_whole = len.is_multiple_of(block) || end == Some(size);
         if len == 0 || !offset.is_multiple_of(block) || !is_whole {
             let text =
                 format!("offset {offset} and length {len} must be multiples of {block} bytes, and not empty");
             return Err(Error::new(ErrorKind::Usage, text));
         }
         if end.is_none_or(|end| end > size) {
-            let text = format!("{len} bytes at {offset} reach past the end of the LU ({size} bytes)");
-            return Err(Error::new(ErrorKind::Usage, text));
+            return Err(self.past_end(offset, len));
         }
         Ok(Lba(offset / SECTOR))
     }
@@ -653,7 +694,7 @@ impl Queue {
         let full = || Error::new(ErrorKind::Busy, "the queue is full: poll it first");
         let index = self.free.pop().ok_or_else(full)?;
         let mut core = self.cell.core();
-        let (mut sectors, mut memory) = (Sectors(0), Bytes { region: 0, offset: 0, len: 0 });
+        let (mut sectors, mut memory) = (Sectors(0), Bytes::NONE);
         let mut region = None;
         if let Some(buffer) = buffer {
             let len = buffer.len() as u32;

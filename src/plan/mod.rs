@@ -111,8 +111,25 @@ pub enum Want<'a> {
     Read(&'a [Piece]),
     /// New content for these pieces, redundancy kept.
     Write(&'a [Piece]),
+    /// The same with nothing but zeroes, which come from nowhere ([`Base::Zero`]).
+    Zero(&'a [Piece]),
     /// Every cell that may be written but not believed is to be made right: resync, rebuild and repair in one.
     Fill(Rows),
+}
+
+impl<'a> Want<'a> {
+    /// The client's pieces.
+    pub const fn pieces(self) -> &'a [Piece] {
+        match self {
+            Want::Read(pieces) | Want::Write(pieces) | Want::Zero(pieces) => pieces,
+            Want::Fill(_) => &[],
+        }
+    }
+
+    /// Is there new content for the client's pieces?
+    pub const fn is_write(self) -> bool {
+        matches!(self, Want::Write(_) | Want::Zero(_))
+    }
 }
 
 /// A run of rows of a slot that just failed to read: written, but not to be believed in this plan.
@@ -140,6 +157,8 @@ pub enum Base {
     Client(u32),
     /// Scratch memory of the plan, [`Plan::lane_rows`] long.
     Lane(u16),
+    /// No memory: what is to be written is zero. Never read into, and no operand of a fold.
+    Zero,
 }
 
 /// One disk operation of a plan.
@@ -285,6 +304,7 @@ impl fmt::Display for Buf {
         match self.base {
             Base::Client(piece) => write!(f, "client{piece}+{}", self.sector),
             Base::Lane(lane) => write!(f, "lane{lane}+{}", self.sector),
+            Base::Zero => f.write_str("zero"),
         }
     }
 }

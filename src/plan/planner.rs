@@ -103,14 +103,12 @@ pub fn plan(
     out.heals.clear();
     out.lanes = 0;
     out.rows = match want {
-        Want::Read(pieces) | Want::Write(pieces) => {
-            pieces.iter().fold(Rows::default(), |hull, piece| hull.hull(piece.rows))
-        }
         Want::Fill(rows) => rows,
+        _ => want.pieces().iter().fold(Rows::default(), |hull, piece| hull.hull(piece.rows)),
     };
-    let logging = matches!(want, Want::Write(_)) && logs(map, view);
+    let logging = want.is_write() && logs(map, view);
     if logging {
-        debug_assert!(matches!(want, Want::Write(pieces) if expressible(pieces)), "the log cannot tell that");
+        debug_assert!(expressible(want.pieces()), "the log cannot tell that");
         out.rows = out.rows.logged();
     }
     if let Want::Read(pieces) = want
@@ -322,8 +320,8 @@ impl Planner<'_> {
             }
             let method = match self.want {
                 Want::Read(_) => self.read(rows),
-                Want::Write(_) if self.map.parities() == 0 => self.write_copies(rows),
-                Want::Write(_) => self.write_parity(rows),
+                Want::Write(_) | Want::Zero(_) if self.map.parities() == 0 => self.write_copies(rows),
+                Want::Write(_) | Want::Zero(_) => self.write_parity(rows),
                 Want::Fill(_) if self.map.parities() == 0 => self.fill_copies(rows),
                 Want::Fill(_) => self.fill_parity(rows),
             };
@@ -349,11 +347,7 @@ impl Planner<'_> {
                 cuts.push(row as u32);
             }
         };
-        let pieces = match self.want {
-            Want::Read(pieces) | Want::Write(pieces) => pieces,
-            Want::Fill(_) => &[],
-        };
-        for piece in pieces {
+        for piece in self.want.pieces() {
             add(u64::from(piece.rows.start));
             add(u64::from(piece.rows.end));
             if self.logging {
@@ -382,16 +376,9 @@ impl Planner<'_> {
         cuts.dedup();
     }
 
-    fn pieces(&self) -> &[Piece] {
-        match self.want {
-            Want::Read(pieces) | Want::Write(pieces) => pieces,
-            Want::Fill(_) => &[],
-        }
-    }
-
     /// Makes `rows` the current segment. False if nothing is wanted there.
     fn enter(&mut self, rows: Rows) -> bool {
-        let skips_target = planted(Bug::RebuildMissesWrite) && matches!(self.want, Want::Write(_));
+        let skips_target = planted(Bug::RebuildMissesWrite) && self.want.is_write();
         for cell in &mut self.scratch.cells {
             cell.piece = NONE;
             cell.source = None;
@@ -404,12 +391,11 @@ impl Planner<'_> {
         if rows.start >= synced_rows(self.map, self.view) && !believed {
             self.distrust_unsynced(rows);
         }
-        let pieces = match self.want {
-            Want::Read(pieces) | Want::Write(pieces) => pieces,
-            Want::Fill(_) => return true,
-        };
+        if matches!(self.want, Want::Fill(_)) {
+            return true;
+        }
         let mut any = false;
-        for (i, piece) in pieces.iter().enumerate() {
+        for (i, piece) in self.want.pieces().iter().enumerate() {
             if piece.rows.overlaps(rows) {
                 self.scratch.cells[usize::from(piece.data)].piece = i as u32;
                 any = true;
@@ -597,7 +583,7 @@ impl Planner<'_> {
     /// The data cells that are modified somewhere in the units around `rows`: the first, and how many follow it, itself
     /// included. (Between two cuts that is the same for all units.)
     fn modified(&self, rows: Rows) -> (u16, u16) {
-        let touched = self.pieces().iter().filter(|piece| piece.rows.logged().overlaps(rows));
+        let touched = self.want.pieces().iter().filter(|piece| piece.rows.logged().overlaps(rows));
         let (first, end) = touched
             .fold((u16::MAX, 0), |(first, end), piece| (first.min(piece.data), end.max(piece.data + 1)));
         (first, end.saturating_sub(first))
@@ -676,15 +662,20 @@ impl Planner<'_> {
                 let old = self.old(data, rows);
                 let coef = self.parity_coef(data, Status::is_live);
                 self.out.terms.push(Term { buf: old, coef });
-                self.out.terms.push(Term { buf: new, coef });
+                if new.base != Base::Zero {
+                    self.out.terms.push(Term { buf: new, coef });
+                }
             }
         }
         self.push_fold(rows, targets, first, true);
     }
 
     /// Makes the parities whose status passes `which` from all data: new where it is written, decoded where it was, old
-    /// elsewhere. Nothing happens if there is none.
+    /// elsewhere. Nothing happens if there is none, or all of it is zero.
     fn fold_parity(&mut self, rows: Rows, which: fn(Status) -> bool) {
+        if self.is_zeroed() {
+            return;
+        }
         let mut targets = [None, None];
         for (target, cell) in targets.iter_mut().zip(self.parity_cells(which).into_iter().flatten()) {
             *target = Some(self.lane(cell, rows));
@@ -692,6 +683,7 @@ impl Planner<'_> {
         let first = self.out.terms.len();
         for data in 0..self.data_cells() {
             let buf = match self.client(data, rows) {
+                Some(Buf { base: Base::Zero, .. }) => continue,
                 Some(new) => new,
                 None => self.old(data, rows),
             };
@@ -792,10 +784,18 @@ impl Planner<'_> {
         self.scratch.cells[usize::from(data)].piece != NONE
     }
 
+    /// Is every data cell, and so every parity, zero after this segment?
+    fn is_zeroed(&self) -> bool {
+        matches!(self.want, Want::Zero(_)) && (0..self.data_cells()).all(|data| self.is_wanted(data))
+    }
+
     /// The client's bytes for `data` in the current segment.
     fn client(&self, data: u16, rows: Rows) -> Option<Buf> {
         let index = self.scratch.cells[usize::from(data)].piece;
-        let piece = self.pieces().get(index as usize)?;
+        let piece = self.want.pieces().get(index as usize)?;
+        if let Want::Zero(_) = self.want {
+            return Some(zero(rows));
+        }
         Some(Buf { base: Base::Client(index), sector: rows.start - piece.rows.start })
     }
 
@@ -869,7 +869,7 @@ impl Planner<'_> {
 
     fn write_parities(&mut self, rows: Rows, which: fn(Status) -> bool) {
         for cell in self.parity_cells(which).into_iter().flatten() {
-            let buf = self.lane(cell, rows);
+            let buf = if self.is_zeroed() { zero(rows) } else { self.lane(cell, rows) };
             self.push_write(cell, rows, buf);
         }
     }
@@ -911,6 +911,11 @@ impl Planner<'_> {
         let terms = first as u32..self.out.terms.len() as u32;
         self.out.fold.push(Fold { target, sectors: rows.len(), terms, accumulate });
     }
+}
+
+/// Zeroes to write to `rows`.
+fn zero(rows: Rows) -> Buf {
+    Buf { base: Base::Zero, sector: rows.start }
 }
 
 /// Appends an operation, or lengthens the cell's last one if this goes on where that ends, on disk and in memory.

@@ -272,6 +272,7 @@ impl<'g> Case<'g> {
             match buf.base {
                 Base::Lane(lane) => &mut lanes[usize::from(lane)][buf.sector as usize..],
                 Base::Client(piece) => &mut client[piece as usize][buf.sector as usize..],
+                Base::Zero => panic!("zeroes have no memory"),
             }
         }
         for io in &plan.gather {
@@ -304,7 +305,10 @@ impl<'g> Case<'g> {
             for (i, row) in (io.rows.start..io.rows.end).enumerate() {
                 let (cell, row) = (usize::from(io.cell), row as usize);
                 assert!(self.each[which][cell][row] != Worth::Gone, "writes to nothing\n{plan}");
-                self.disk[which][cell][row] = at(io.buf, &mut lanes, client)[i];
+                self.disk[which][cell][row] = match io.buf.base {
+                    Base::Zero => 0,
+                    _ => at(io.buf, &mut lanes, client)[i],
+                };
             }
         }
         let _ = pieces;
@@ -403,7 +407,7 @@ fn try_reads(case: &mut Case<'_>, subset: u32, plan: &mut Plan, tally: &mut Tall
 fn try_writes(
     case: &mut Case<'_>,
     subset: u32,
-    split: bool,
+    (split, zero): (bool, bool),
     plan: &mut Plan,
     random: &mut Random,
     tally: &mut Tally,
@@ -431,17 +435,29 @@ fn try_writes(
             let modify = wanted_lost().count() == 0 && good == alive;
             readable_after && (alive == 0 || lost_kept == 0 || modify || case.lost_data(row) <= good)
         });
-    let result = super::plan(&case.map, &case.view, &case.faults, 0, Want::Write(&pieces), plan);
+    let want = if zero { Want::Zero(&pieces) } else { Want::Write(&pieces) };
+    let result = super::plan(&case.map, &case.view, &case.faults, 0, want, plan);
     tally.plans += 1;
     assert_eq!(result.is_ok(), possible, "{pieces:?} {:?}\n{plan}", case.view);
     if result.is_err() {
         tally.lost += 1;
         return;
     }
+    // (What a plan of zeroes would find in a client's memory is not zero.)
     let mut client: Vec<Vec<u8>> =
         pieces.iter().map(|p| (0..p.rows.len()).map(|_| random.next() as u8).collect()).collect();
     let (before_disk, before_data) = (case.disk.clone(), case.data.clone());
     case.run(plan, &pieces, &mut client);
+    if zero {
+        let whole = |row: usize| (0..k).all(|d| wanted(d, row));
+        let mut moves = plan
+            .scatter
+            .iter()
+            .filter(|io| io.buf.base != Base::Zero)
+            .flat_map(|io| io.rows.start..io.rows.end);
+        assert!(moves.all(|row| !whole(row as usize)), "moves zeroes\n{plan}");
+        client.iter_mut().for_each(|bytes| bytes.fill(0));
+    }
     for (piece, bytes) in pieces.iter().zip(&client) {
         for (i, row) in (piece.rows.start..piece.rows.end).enumerate() {
             case.data[usize::from(piece.data)][row as usize] = bytes[i];
@@ -542,7 +558,9 @@ fn try_all(case: &mut Case<'_>, plan: &mut Plan, random: &mut Random, tally: &mu
     try_fill(case, plan, tally);
     for subset in 1..1u32 << (case.data_cells() * 2) {
         try_reads(case, subset, plan, tally);
-        try_writes(case, subset, subset.is_multiple_of(3), plan, random, tally);
+        for zero in [false, true] {
+            try_writes(case, subset, (subset.is_multiple_of(3), zero), plan, random, tally);
+        }
     }
 }
 
@@ -627,7 +645,7 @@ fn seven_members() {
                         try_writes(
                             &mut case,
                             subset,
-                            subset.is_multiple_of(2),
+                            (subset.is_multiple_of(2), subset.is_multiple_of(3)),
                             &mut plan,
                             &mut random,
                             &mut tally,
@@ -718,7 +736,7 @@ fn logged_writes_exhaustively() {
                         );
                     }
                 }
-                try_writes(&mut case, subset, false, &mut plan, &mut random, &mut tally);
+                try_writes(&mut case, subset, (false, false), &mut plan, &mut random, &mut tally);
                 logged += 1;
             }
         }

@@ -579,14 +579,16 @@ impl Inner {
                     buf.bytes_mut()[range].copy_from_slice(&platter.newest(sector));
                 }
             }
-            Op::Write { buf, .. } => {
+            Op::Write { .. } | Op::Zero { .. } => {
                 let sector = match (flight.lost, flight.astray) {
                     (false, _) => sector,
                     (true, Some(further)) => sector + further,
                     (true, None) => return,
                 };
                 let mut bytes = [0; SECTOR as usize];
-                bytes.copy_from_slice(&buf.bytes()[range]);
+                if let Op::Write { buf, .. } = &flight.op {
+                    bytes.copy_from_slice(&buf.bytes()[range]);
+                }
                 platter.faults.latent.remove(&sector);
                 if self.calm {
                     return platter.harden(sector, &bytes);
@@ -605,16 +607,17 @@ impl Inner {
         let platter = &mut self.platters[flight.platter];
         let mut failure = flight.failure;
         match &flight.op {
-            Op::Write { at, buf, fua, .. } if failure.is_none() && !flight.lost => {
+            op @ (Op::Write { .. } | Op::Zero { .. }) if failure.is_none() && !flight.lost => {
                 platter.completed += 1;
                 let done = platter.completed;
-                for sector in at.0..at.0 + buf.len() as u64 / SECTOR {
+                let (at, len) = op.place().unwrap_or_default();
+                for sector in at.0..at.0 + len as u64 / SECTOR {
                     for version in platter.cache.get_mut(&sector).into_iter().flatten() {
                         if version.write == flight.write {
                             version.done = done;
                         }
                     }
-                    if *fua {
+                    if op.is_fua() {
                         platter.harden_where(sector, |version| version.write == flight.write);
                     }
                 }
@@ -663,7 +666,7 @@ impl Inner {
             let flight = &self.flights[index];
             let kind = flight.op.kind();
             let Some((at, len)) = flight.op.place() else { continue };
-            if kind != OpKind::Write
+            if !matches!(kind, OpKind::Write | OpKind::Zero)
                 || self.platters[flight.platter].faults.gone
                 || flight.fails_after.is_some()
             {
@@ -719,12 +722,13 @@ impl Inner {
                 self.struck.transient += 1;
                 fails_after = Some(self.random.below(buf.len() as u64 / SECTOR));
             }
-            Op::Write { buf, .. } if drive.faults.refused_writes > 0 => {
+            Op::Write { .. } | Op::Zero { .. } if drive.faults.refused_writes > 0 => {
                 drive.faults.refused_writes -= 1;
                 // (Whoever wrote is about to be told: nothing more may be asked of the others from now on.)
                 drive.refused = true;
                 self.struck.writes += 1;
-                fails_after = Some(self.random.below(buf.len() as u64 / SECTOR));
+                let (_, len) = op.place().unwrap_or_default();
+                fails_after = Some(self.random.below(len as u64 / SECTOR));
             }
             Op::Write { at, fua: true, .. } if at.0 <= 8 && drive.faults.lost_superblock => {
                 drive.faults.lost_superblock = false;

@@ -137,6 +137,10 @@ impl Disks for Queue {
                 let (at, bytes, fua) = (at.bytes() as usize, buf.bytes().to_vec(), *fua);
                 self.record.events().push(Event::Write { number, disk, at, bytes, fua });
             }
+            (&Op::Zero { at, sectors, .. }, _) => {
+                let (at, bytes) = (at.bytes() as usize, vec![0; sectors.bytes() as usize]);
+                self.record.events().push(Event::Write { number, disk, at, bytes, fua: false });
+            }
             (_, OpKind::Flush) => self.record.events().push(Event::Flush { number, disk }),
             _ => {}
         }
