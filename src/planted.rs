@@ -45,6 +45,8 @@ pub enum Bug {
     BitClearedEarly,
     /// Writes do not wait for the bits of their regions.
     BitSetLate,
+    /// A flush is answered while what another queue was told of the same disk has not been looked at.
+    FlushAnsweredEarly,
 }
 
 #[cfg(feature = "sim")]
@@ -73,7 +75,7 @@ pub fn plant(bug: Option<Bug>) {
 #[cfg(feature = "sim")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 18] = [
         Bug::AckBeforeFailureDurable,
         Bug::FlushSkipsIdle,
         Bug::CheckpointBeforeFlush,
@@ -91,6 +93,7 @@ impl Bug {
         Bug::LogClearedEarly,
         Bug::BitClearedEarly,
         Bug::BitSetLate,
+        Bug::FlushAnsweredEarly,
     ];
 
     /// Its name on a command line.
@@ -113,6 +116,7 @@ impl Bug {
             Bug::LogClearedEarly => "log-cleared-early",
             Bug::BitClearedEarly => "bit-cleared-early",
             Bug::BitSetLate => "bit-set-late",
+            Bug::FlushAnsweredEarly => "flush-answered-early",
         }
     }
 }

@@ -10,7 +10,7 @@ use uraid::sim::{Scenario, run};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_uraid-sim");
 
 /// Scenarios that broke a promise, by name; each says what it found.
-const REGRESSIONS: [(&str, &str); 16] = [
+const REGRESSIONS: [(&str, &str); 17] = [
     ("given up on one disk only", include_str!("sim/given_up_on_one_disk_only.txt")),
     ("two rounds cut short", include_str!("sim/two_rounds_cut_short.txt")),
     ("ahead by a spare, then failed", include_str!("sim/ahead_then_failed.txt")),
@@ -27,6 +27,7 @@ const REGRESSIONS: [(&str, &str); 16] = [
     ("log left behind", include_str!("sim/log_left_behind.txt")),
     ("replacement and log", include_str!("sim/replacement_and_log.txt")),
     ("absent and back", include_str!("sim/absent_and_back.txt")),
+    ("flush answered early", include_str!("sim/flush_answered_early.txt")),
 ];
 
 #[test]

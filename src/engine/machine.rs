@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use super::direct::{DIRECT, Direct};
 use super::{
-    Bytes, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request, Shared, Step,
-    Trouble,
+    Bytes, Flushing, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request,
+    Shared, Step, Trouble,
 };
 use crate::format::ppl::{Entry, MAX_ENTRIES};
 use crate::geometry::Geometry;
@@ -66,19 +66,45 @@ pub struct Engine {
     holding: Vec<u32>,
     /// Operations in `Log`.
     logging: Vec<u32>,
-    /// By slot: whom the log's write and its flush under way went to, and the flush's stamp.
-    log_flights: Vec<(Holder, Holder, u64)>,
+    /// By number: the log's write and flush under way.
+    log_flights: Vec<LogFlight>,
     /// By slot: writes of its record still under way, and whether its own disk has taken it.
     log_parts: Vec<(u8, bool)>,
     log_flying: usize,
-    /// Flushes for the log that failed, until the failure is durable.
-    log_unflushed: Vec<(Slot, Holder, u64)>,
+    /// Flushes for the log that have ended and are not believed yet, or failed, and the failure is not durable.
+    log_unflushed: Vec<LogFlushed>,
+    /// Flushes under way here.
+    flushing: Flushing,
+    /// How many have ended here and are not believed yet, and whether that was announced.
+    unsettled: usize,
+    awaits_flushes: bool,
     replies: VecDeque<Reply>,
     /// Disk operations under way, by slot: a mirror read takes the least busy leg.
     pub(super) busy: Vec<u32>,
     asleep_for_locks: bool,
     /// Since the waiting operations were looked at last.
     something_ended: bool,
+}
+
+/// What the log has under way on a disk.
+#[derive(Clone, Copy)]
+struct LogFlight {
+    /// Whom its write went to.
+    writer: Holder,
+    /// Whom its flush went to, the log's stamp of it, and when it began.
+    flusher: Holder,
+    stamp: u64,
+    begun: u64,
+}
+
+/// A flush for the log that has ended.
+#[derive(Clone, Copy)]
+struct LogFlushed {
+    slot: Slot,
+    holder: Holder,
+    stamp: u64,
+    /// When it ended, while that matters.
+    ended: Option<u64>,
 }
 
 /// A request under way.
@@ -168,6 +194,9 @@ struct Op {
     log: Option<(Slot, u64)>,
     /// Of a flush: for the log.
     stamp: u64,
+    /// Of a flush: when it began, until its results have been looked at; then when it ended, until it is believed.
+    begun: Option<u64>,
+    ended: Option<u64>,
     /// Who took the writes (or flushes), in their order; and who failed to.
     holders: Vec<Holder>,
     failed: Vec<(Slot, Holder)>,
@@ -210,6 +239,8 @@ impl Op {
             in_sync: false,
             log: None,
             stamp: 0,
+            begun: None,
+            ended: None,
             holders: Vec::with_capacity((2 * MAX_PIECES + 2 + 2 * cells).max(2 * slots)),
             failed: Vec::with_capacity(4),
             failed_writes: Vec::new(),
@@ -384,10 +415,16 @@ impl Engine {
             waiting: VecDeque::with_capacity(limits.bands),
             holding: Vec::with_capacity(limits.bands),
             logging: Vec::with_capacity(limits.bands),
-            log_flights: alloc::vec![(Holder(0), Holder(0), 0); 2 * slots],
+            log_flights: alloc::vec![
+                LogFlight { writer: Holder(0), flusher: Holder(0), stamp: 0, begun: 0 };
+                2 * slots
+            ],
             log_parts: alloc::vec![(0, true); slots],
             log_flying: 0,
-            log_unflushed: Vec::new(),
+            log_unflushed: Vec::with_capacity(2 * slots),
+            flushing: Flushing::new(queue),
+            unsettled: 0,
+            awaits_flushes: false,
             replies: VecDeque::with_capacity(limits.requests),
             asleep_for_locks: false,
             something_ended: false,
@@ -427,6 +464,7 @@ impl Engine {
                 self.start_waiting(port);
             }
             self.drive_log(port);
+            self.await_flushes(port);
             if !self.something_ended {
                 return;
             }
@@ -470,7 +508,7 @@ impl Engine {
                     op.failed.push(failure);
                 }
                 if !ok && op.kind == Kind::Flush {
-                    self.shared.note_unflushed(slot, failure.1);
+                    self.shared.flushes.note_failed(slot, failure.1);
                 }
                 if !ok {
                     op.failed_writes.push(io as u32);
@@ -494,6 +532,17 @@ impl Engine {
             && self.uncut.is_empty()
             && self.directs == 0
             && self.log_flying == 0
+    }
+
+    /// The owner is about to flush disks by itself: see [`Flushes::begin`](super::Flushes::begin).
+    pub fn begin_flush(&mut self) -> u64 {
+        self.shared.flushes.begin(&mut self.flushing)
+    }
+
+    /// It has looked at the results: see [`Flushes::end`](super::Flushes::end).
+    #[must_use = "who waits must be woken"]
+    pub fn end_flush(&mut self, begun: u64) -> bool {
+        self.shared.flushes.end(&mut self.flushing, begun)
     }
 
     /// Could [`submit`](Self::submit) take one more?
@@ -891,22 +940,17 @@ impl Engine {
     /// All writes are done. If one failed, the member is reported and the reply held; so it is if blocks that were bad are
     /// good now, until that is on record.
     fn scattered(&mut self, index: usize, port: &mut impl Port) {
-        let op = &mut self.ops[index];
-        if op.kind == Kind::Flush && !planted(Bug::FlushRetried) {
-            // What another queue was told counts here, too.
-            for number in (0..2 * self.geometry.slots()).map(Slot) {
-                let failure = (number, port.holder(number));
-                let there = self.view.device(number).is_some_and(|m| m.presence != Presence::Missing);
-                if there && self.shared.is_unflushed(failure.1) && !op.failed.contains(&failure) {
-                    op.failed.push(failure);
-                }
+        if self.ops[index].kind == Kind::Flush {
+            self.flush_ended(index, port);
+            if !self.is_flush_believed(index, port) {
+                self.unsettled += 1;
+                self.ops[index].state = State::Hold;
+                self.holding.push(index as u32);
+                return;
             }
         }
+        let op = &mut self.ops[index];
         let heals = if op.kind.is_write() { &op.plan.heals[..] } else { &[] };
-        if op.failed.is_empty() && op.kind == Kind::Flush && self.view.logs {
-            let (stamp, slots) = (op.stamp, 2 * self.geometry.slots());
-            port.log(|log| (0..slots).for_each(|slot| log.flushed(Slot(slot), stamp)));
-        }
         if op.failed.is_empty() && heals.is_empty() {
             return self.finish(index, port);
         }
@@ -928,6 +972,59 @@ impl Engine {
         self.look_at_held(port);
     }
 
+    /// The results of a flush have been looked at.
+    fn flush_ended(&mut self, index: usize, port: &mut impl Port) {
+        let flushes = &self.shared.flushes;
+        if let Some(begun) = self.ops[index].begun.take()
+            && flushes.end(&mut self.flushing, begun)
+        {
+            port.wake_others();
+        }
+        self.ops[index].ended = Some(flushes.now());
+    }
+
+    /// Is it known by now whether a flush that has ended failed, also from what other queues were told? Who failed it is then
+    /// in its list.
+    fn is_flush_believed(&mut self, index: usize, port: &mut impl Port) -> bool {
+        let (op, flushes) = (&mut self.ops[index], &self.shared.flushes);
+        let Some(ended) = op.ended else { return true };
+        if planted(Bug::FlushRetried) {
+            op.ended = None;
+            return true;
+        }
+        if !flushes.are_settled(ended) && !planted(Bug::FlushAnsweredEarly) {
+            return false;
+        }
+        op.ended = None;
+        for number in (0..2 * self.geometry.slots()).map(Slot) {
+            let failure = (number, port.holder(number));
+            let there = self.view.device(number).is_some_and(|m| m.presence != Presence::Missing);
+            if there && flushes.has_failed(failure.1) && !op.failed.contains(&failure) {
+                op.failed.push(failure);
+            }
+        }
+        if op.failed.is_empty() && self.view.logs {
+            let (stamp, slots) = (op.stamp, 2 * self.geometry.slots());
+            port.log(|log| (0..slots).for_each(|slot| log.flushed(Slot(slot), stamp)));
+        }
+        true
+    }
+
+    /// Asks to be woken while flushes wait to be believed.
+    fn await_flushes(&mut self, port: &mut impl Port) {
+        if self.unsettled > 0 && !self.awaits_flushes {
+            // Announce, then look once more: a flush that ended in between would wake nobody.
+            self.shared.flushes.sleep();
+            self.awaits_flushes = true;
+            self.look_at_held(port);
+            self.look_at_unflushed(port);
+        }
+        if self.unsettled == 0 && self.awaits_flushes {
+            self.shared.flushes.awake();
+            self.awaits_flushes = false;
+        }
+    }
+
     /// Lets go what was held for a failure that is durable by now, or that nothing can stand in for.
     fn look_at_held(&mut self, port: &mut impl Port) {
         if self.holding.is_empty() {
@@ -938,6 +1035,16 @@ impl Engine {
         let incomplete = self.view.incomplete();
         let mut i = 0;
         while let Some(&index) = self.holding.get(i) {
+            if self.ops[index as usize].ended.is_some() {
+                if !self.is_flush_believed(index as usize, port) {
+                    i += 1;
+                    continue;
+                }
+                self.unsettled -= 1;
+                for &(slot, holder) in &self.ops[index as usize].failed {
+                    port.member_failed(slot, holder);
+                }
+            }
             let op = &mut self.ops[index as usize];
             // Somebody else in the slot, or nobody: the failure of the one before is on record.
             let fills = |number: Slot, holder: Holder| {
@@ -992,6 +1099,7 @@ impl Engine {
         }
         let op = &mut self.ops[index];
         op.state = State::Scatter;
+        op.begun = Some(self.shared.flushes.begin(&mut self.flushing));
         if self.view.logs {
             op.stamp = port.log(|log| log.now()).unwrap_or_default();
         }
@@ -1007,7 +1115,7 @@ impl Engine {
             op.holders.push(holder);
         }
         if op.left == 0 {
-            self.finish(index, port);
+            self.scattered(index, port);
         }
     }
 
@@ -1126,9 +1234,10 @@ impl Engine {
             match port.log(|log| log.step(slot)) {
                 None | Some(Step::Wait) => return,
                 Some(Step::Flush(other, stamp)) if there(self, other) => {
-                    let holder = port.flush(tag(LOG_FLUSH, 0) | u64::from(other.0), other);
+                    let begun = self.shared.flushes.begin(&mut self.flushing);
+                    let flusher = port.flush(tag(LOG_FLUSH, 0) | u64::from(other.0), other);
                     let flight = &mut self.log_flights[other.index()];
-                    (flight.1, flight.2) = (holder, stamp);
+                    *flight = LogFlight { flusher, stamp, begun, ..*flight };
                     self.log_flying += 1;
                 }
                 // Nobody is there who could forget.
@@ -1140,11 +1249,11 @@ impl Engine {
                     let copy = second.map(|number| tag(LOG_WRITE, 0) | u64::from(number.0));
                     let own = tag(LOG_WRITE, 0) | u64::from(slot.0);
                     let Some(holder) = port.log_write(own, slot, copy) else { continue };
-                    self.log_flights[slot.index()].0 = holder;
+                    self.log_flights[slot.index()].writer = holder;
                     self.log_parts[slot.index()] = (1, true);
                     self.log_flying += 1;
                     if let Some(number) = second {
-                        self.log_flights[number.index()].0 = port.holder(number);
+                        self.log_flights[number.index()].writer = port.holder(number);
                         self.log_parts[slot.index()].0 += 1;
                         self.log_flying += 1;
                     }
@@ -1155,16 +1264,13 @@ impl Engine {
 
     /// A write or flush of the log's own has ended.
     fn complete_log(&mut self, what: usize, slot: Slot, ok: bool, port: &mut impl Port) {
-        self.log_flying -= 1;
-        let (writer, flusher, stamp) = self.log_flights[slot.index()];
+        let LogFlight { writer, flusher, stamp, begun } = self.log_flights[slot.index()];
         let holder = if what == LOG_WRITE { writer } else { flusher };
         if !ok {
             port.member_failed(slot, holder);
-            if what == LOG_FLUSH {
-                self.shared.note_unflushed(slot, holder);
-            }
         }
         if what == LOG_WRITE {
+            self.log_flying -= 1;
             let own = Slot(slot.0 % self.geometry.slots());
             let (left, good) = &mut self.log_parts[own.index()];
             *left -= 1;
@@ -1174,16 +1280,23 @@ impl Engine {
             if left == 0 && port.log(|log| log.written(own, good)) == Some(true) {
                 port.wake_others();
             }
-        } else if ok {
-            end_log_flush(slot, stamp, port);
         } else {
-            // As good as flushed once it is on record that the member is gone.
-            self.log_flying += 1;
-            self.log_unflushed.push((slot, holder, stamp));
+            let flushes = &self.shared.flushes;
+            if !ok {
+                flushes.note_failed(slot, holder);
+            }
+            if flushes.end(&mut self.flushing, begun) {
+                port.wake_others();
+            }
+            // Under way until it is believed, or on record that the member is gone.
+            self.unsettled += 1;
+            self.log_unflushed.push(LogFlushed { slot, holder, stamp, ended: Some(flushes.now()) });
+            self.look_at_unflushed(port);
         }
     }
 
-    /// Flushes for the log that failed: has the failure been recorded, or can nothing stand in?
+    /// Flushes for the log that have ended: can they be believed? If they failed, has that been recorded, or can nothing
+    /// stand in?
     fn look_at_unflushed(&mut self, port: &mut impl Port) {
         if self.log_unflushed.is_empty() {
             return;
@@ -1191,9 +1304,16 @@ impl Engine {
         self.refresh_view(port);
         let incomplete = self.view.incomplete();
         for i in (0..self.log_unflushed.len()).rev() {
-            let (slot, holder, stamp) = self.log_unflushed[i];
+            let LogFlushed { slot, holder, stamp, ended } = self.log_unflushed[i];
+            if let Some(ended) = ended {
+                if !self.shared.flushes.are_settled(ended) {
+                    continue;
+                }
+                self.log_unflushed[i].ended = None;
+                self.unsettled -= 1;
+            }
             let there = self.view.device(slot).is_some_and(|member| member.presence != Presence::Missing);
-            if there && port.holder(slot) == holder {
+            if there && port.holder(slot) == holder && self.shared.flushes.has_failed(holder) {
                 let replaces = slot.0 >= self.geometry.slots();
                 let bearable = replaces || self.geometry.tolerates(&incomplete.with(slot));
                 if !self.shared.is_broken() && bearable {

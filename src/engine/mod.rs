@@ -31,10 +31,12 @@
 //! - The reply to a write that made bad blocks good waits until that is recorded. So does the error of a write that failed
 //!   on a member nothing stands in for: its rows go on the list of bad blocks, or what others lost there would be made
 //!   up from bytes that do not belong together.
+//! - A flush is believed when all that were under way on any queue at its end have been looked at ([`Flushes`]).
 //! - Reads that depend on more than one cell, or that could have been served by another copy, are checked against the
 //!   row lock's counter and done again if somebody wrote meanwhile: a value once read does not flip back.
 
 mod direct;
+mod flushes;
 mod intent;
 mod locks;
 mod log;
@@ -44,6 +46,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
+pub use flushes::{Flushes, Flushing};
 pub use intent::{IntentMap, Regions};
 pub use locks::{Observed, RowLocks};
 pub use log::{Begun, Log, MOST_PARITY, RecordState, Ring, Step};

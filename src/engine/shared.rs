@@ -1,18 +1,19 @@
-//! What the queues of one LU share: row locks, the health epoch and the write intent. Atomics only, nobody ever waits here.
+//! What the queues of one LU share: row locks, the health epoch, the write intent and what is known of flushes. Atomics only, nobody ever waits here.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use super::Holder;
+use super::flushes::Flushes;
 use super::intent::IntentMap;
 use super::locks::RowLocks;
 use crate::geometry::Geometry;
-use crate::units::Slot;
 
 /// State shared by all queues of one LU and its keeper.
 pub struct Shared {
     /// Who may change which rows.
     pub locks: RowLocks,
+    /// Whose flush can be believed.
+    pub flushes: Flushes,
     epoch: AtomicU64,
     /// Superblocks on disk say "dirty": writes may go out.
     dirty: AtomicBool,
@@ -24,8 +25,6 @@ pub struct Shared {
     flush_lost: AtomicBool,
     /// Superblocks cannot be written where it matters: no more promises can be made.
     broken: AtomicBool,
-    /// By number: the disk that did not flush, plus one, until another one does not; 0: none.
-    unflushed: Vec<AtomicU64>,
     gates: Vec<Gate>,
 }
 
@@ -42,18 +41,29 @@ struct Gate {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueId(usize);
 
+impl QueueId {
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn nth(n: usize) -> QueueId {
+        QueueId(n)
+    }
+}
+
 impl Shared {
     /// For up to `queues` queues on an LU of this shape, clean, at `epoch`.
     pub fn new(geometry: &Geometry, queues: usize, epoch: u64) -> Shared {
         Shared {
             locks: RowLocks::new(geometry.unit().0 as u32),
+            flushes: Flushes::new(queues, 2 * usize::from(geometry.slots())),
             epoch: AtomicU64::new(epoch),
             dirty: AtomicBool::new(false),
             tracks_intent: geometry.is_redundant(),
             intent: None,
             flush_lost: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            unflushed: (0..2 * geometry.slots()).map(|_| AtomicU64::new(0)).collect(),
             gates: (0..queues).map(|_| Gate::default()).collect(),
         }
     }
@@ -137,24 +147,6 @@ impl Shared {
     }
 
     // --- flush ----------------------------------------------------------------------------------------------------
-
-    /// A flush failed. What it was to make durable is gone, and only whoever asked is told: later flushes of the same disk
-    /// may well succeed. They must not count before the failure is on record.
-    pub fn note_unflushed(&self, number: Slot, holder: Holder) {
-        self.unflushed[number.index()].store(u64::from(holder.0) + 1, SeqCst);
-    }
-
-    /// Has a flush of this disk failed, whatever number it went by?
-    pub fn is_unflushed(&self, holder: Holder) -> bool {
-        self.unflushed.iter().any(|unflushed| unflushed.load(SeqCst) == u64::from(holder.0) + 1)
-    }
-
-    /// The disk has been taken out and is a member anew.
-    pub fn forgive(&self, holder: Holder) {
-        for unflushed in &self.unflushed {
-            let _ = unflushed.compare_exchange(u64::from(holder.0) + 1, 0, SeqCst, SeqCst);
-        }
-    }
 
     /// A flush failed where nothing stands in for the member.
     pub fn set_flush_lost(&self) {

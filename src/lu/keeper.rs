@@ -54,6 +54,9 @@ const CHECKPOINT: Duration = Duration::from_secs(30);
 /// The watermark that queues see moves at least this often.
 const PUBLISH: Duration = Duration::from_millis(200);
 
+/// How long to wait before looking again whether somebody has seen how a flush of his ended.
+const OPEN_FLUSH: Duration = Duration::from_millis(1);
+
 /// Rows under way in a recovery.
 const WINDOW: usize = 16;
 
@@ -132,6 +135,9 @@ pub(super) struct Round {
     /// When it began: its superblocks' update time.
     wall: Time,
     pub left: usize,
+    /// When its flush began, until its results have been looked at; then when it ended, until it is believed.
+    flush: Option<u64>,
+    flushed: Option<u64>,
     written: usize,
     pub refused: Vec<DiskId>,
     /// Told when the round has ended.
@@ -265,8 +271,8 @@ impl Keeper {
         if self.round.is_none() && (told || self.resumed) {
             return Some(Duration::ZERO);
         }
-        if self.round.as_ref().is_some_and(|round| round.left == 0) {
-            return Some(Duration::ZERO);
+        if let Some(round) = self.round.as_ref().filter(|round| round.left == 0) {
+            return Some(if round.flushed.is_some() { OPEN_FLUSH } else { Duration::ZERO });
         }
         let busy = self.round.is_some() || self.walk.is_some();
         if !busy {
@@ -483,7 +489,7 @@ impl Keeper {
 
     /// A disk is a member anew: what it did not flush in another life is forgotten.
     pub(super) fn forgive_flushes(&self, disk: DiskId) {
-        self.board.shared.forgive(Holder(u32::from(disk.0)));
+        self.board.shared.flushes.forgive(Holder(u32::from(disk.0)));
     }
 
     /// Takes a slot's replacement out of the view.
@@ -762,8 +768,17 @@ impl Keeper {
             Cause::Clear => Phase::Bitmap,
             _ => Phase::Lists,
         };
-        let mut round =
-            Round { cause, phase, wall: now.wall, left: 0, written: 0, refused: Vec::new(), waiting };
+        let mut round = Round {
+            cause,
+            phase,
+            wall: now.wall,
+            left: 0,
+            flush: None,
+            flushed: None,
+            written: 0,
+            refused: Vec::new(),
+            waiting,
+        };
         self.submit_phase(&mut round);
         self.round = Some(round);
     }
@@ -781,7 +796,8 @@ impl Keeper {
                     self.members.stamp(round.wall);
                 }
                 Phase::Bitmap | Phase::Unmark => self.submit_bitmap(round),
-                Phase::Flush | Phase::Lists => {}
+                Phase::Flush => round.flush = Some(self.core.begin_flush()),
+                Phase::Lists => {}
             }
             for index in 0..self.members.list.len() {
                 if self.submit_to(index, round) {
@@ -850,8 +866,9 @@ impl Keeper {
             if round.phase == Phase::Superblocks {
                 return self.end(round, now);
             }
-            if round.phase == Phase::Flush {
-                self.share_unflushed(&mut round);
+            if round.phase == Phase::Flush && !self.share_unflushed(&mut round) {
+                self.round = Some(round);
+                return;
             }
             // What a member could not flush is gone from it: it fails, and the others are told first.
             self.note_bitmap(&round);
@@ -881,17 +898,34 @@ impl Keeper {
         }
     }
 
-    /// Tells the queues which flushes of a round failed, and the round which of theirs did.
-    fn share_unflushed(&self, round: &mut Round) {
+    /// Tells the queues which flushes of a round failed, and the round which of theirs did. False as long as that is open.
+    fn share_unflushed(&mut self, round: &mut Round) -> bool {
+        let flushes = &self.board.shared.flushes;
+        if let Some(begun) = round.flush.take() {
+            for member in &self.members.list {
+                if let Some(number) = member.number().filter(|_| round.refused.contains(&member.disk)) {
+                    flushes.note_failed(number, Holder(u32::from(member.disk.0)));
+                }
+            }
+            self.core.end_flush(begun);
+            round.flushed = Some(flushes.now());
+        }
+        if round.flushed.is_some_and(|then| !flushes.are_settled(then)) {
+            // Whoever has not looked yet may not be driven by anybody.
+            self.board.nudge_cells(None);
+            if round.flushed.is_some_and(|then| !flushes.are_settled(then)) {
+                return false;
+            }
+        }
+        round.flushed = None;
         for member in &self.members.list {
-            let Some(number) = member.number() else { continue };
             let holder = Holder(u32::from(member.disk.0));
-            if round.refused.contains(&member.disk) {
-                self.board.shared.note_unflushed(number, holder);
-            } else if self.board.shared.is_unflushed(holder) {
+            let counts = member.number().is_some() && !round.refused.contains(&member.disk);
+            if counts && flushes.has_failed(holder) {
                 round.refused.push(member.disk);
             }
         }
+        true
     }
 
     /// Fails the members that refused a flush, a list or a superblock. True if the tables changed.

@@ -104,6 +104,18 @@ impl Core {
         })
     }
 
+    /// See [`Engine::begin_flush`].
+    pub(super) fn begin_flush(&mut self) -> u64 {
+        self.engine.begin_flush()
+    }
+
+    /// See [`Engine::end_flush`]; wakes who waits.
+    pub(super) fn end_flush(&mut self, begun: u64) {
+        if self.engine.end_flush(begun) {
+            self.side.board.wake_queues();
+        }
+    }
+
     /// Submits a request. The caller has made sure that there is room.
     pub(super) fn submit(&mut self, cookie: u64, request: Request) -> Result<(), Request> {
         self.engine.submit(cookie, request)

@@ -23,6 +23,9 @@ const NEVER: u64 = u64::MAX;
 /// Marks values that no write of ours left: the hash of what was found.
 const FOREIGN: u64 = 1 << 63;
 
+/// What a sector of zeroes holds: their hash. Also what a disk may have held before anything was written.
+pub(super) const ZERO: u64 = FOREIGN;
+
 const MAGIC: u64 = 0x6d69_7320_6469_6172;
 
 /// The bytes of sector `lba` when it holds value `value`.
@@ -93,6 +96,17 @@ struct Register {
     events: Vec<Event>,
 }
 
+impl Register {
+    fn may_be_zeroed(&self) -> bool {
+        let known = match &self.base {
+            Base::OneOf(values) => !values.contains(&ZERO),
+            // What was there is gone.
+            Base::Any | Base::Wild => self.events.iter().any(|event| event.write && event.end != NEVER),
+        };
+        known && self.events.iter().all(|event| event.value != ZERO)
+    }
+}
+
 /// When a value was certainly there.
 #[derive(Clone, Copy)]
 struct Zone {
@@ -134,6 +148,22 @@ impl Oracle {
     pub(super) fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+
+    /// How many sectors from `lba` on may be zeroed, up to `most`: it must be plain which zeroes are read, so a sector in
+    /// which there may be some already is left alone.
+    pub(super) fn zeroable(&self, lba: u64, most: u64) -> u64 {
+        let range = &self.registers[lba as usize..(lba + most) as usize];
+        range.iter().take_while(|register| register.may_be_zeroed()).count() as u64
+    }
+
+    /// A range is being zeroed, as a write of [`ZERO`].
+    pub(super) fn begin_zero(&mut self, lba: u64, sectors: u64) {
+        let start = self.tick();
+        for sector in lba..lba + sectors {
+            let event = Event { value: ZERO, start, end: NEVER, write: true, fua: false };
+            self.registers[sector as usize].events.push(event);
+        }
     }
 
     /// A write begins: its value. What it is for is told by [`written`](Oracle::written) at its end, or stays open.

@@ -19,6 +19,8 @@ use crate::units::Level;
 pub enum What {
     /// A write on a queue: first sector, how many, durable.
     Write(u8, u32, u32, bool),
+    /// A range zeroed on a queue: first sector, how many.
+    Zero(u8, u32, u32),
     /// A read on a queue: first sector, how many.
     Read(u8, u32, u32),
     /// A flush on a queue.
@@ -281,6 +283,7 @@ impl Scenario {
             0 | 1 => What::Flush(queue),
             2..=6 => What::Read(queue, lba, sectors),
             7 => What::Drain,
+            8 => What::Zero(queue, lba, sectors),
             _ => What::Write(queue, lba, sectors, random.one_in(8)),
         }
     }
@@ -391,6 +394,7 @@ fn parse_event(line: &str) -> Option<Event> {
     let mut next = || numbers.next().unwrap_or(0);
     let what = match name {
         "write" => What::Write(next() as u8, next(), next(), next() > 0),
+        "zero" => What::Zero(next() as u8, next(), next()),
         "read" => What::Read(next() as u8, next(), next()),
         "flush" => What::Flush(next() as u8),
         "run" => What::Run(next()),
@@ -431,6 +435,7 @@ impl fmt::Display for Event {
             What::Write(queue, lba, sectors, fua) => {
                 write!(text, "write {queue} {lba} {sectors} {}", u8::from(fua))?
             }
+            What::Zero(queue, lba, sectors) => write!(text, "zero {queue} {lba} {sectors}")?,
             What::Read(queue, lba, sectors) => write!(text, "read {queue} {lba} {sectors}")?,
             What::Flush(queue) => write!(text, "flush {queue}")?,
             What::Run(steps) => write!(text, "run {steps}")?,

@@ -64,6 +64,7 @@ fn plainer(what: What) -> Vec<What> {
     let all = match what {
         What::Write(queue, lba, sectors, true) => vec![What::Write(queue, lba, sectors, false)],
         What::Write(queue, lba, sectors, fua) if sectors > 8 => vec![What::Write(queue, lba, 8, fua)],
+        What::Zero(queue, lba, sectors) if sectors > 8 => vec![What::Zero(queue, lba, 8)],
         What::Read(queue, lba, sectors) if sectors > 8 => vec![What::Read(queue, lba, 8)],
         What::Latent(slot, at, sectors) if sectors > 1 => vec![What::Latent(slot, at, 1)],
         What::Cut(after, b) => back(b).into_iter().map(|b| What::Cut(after, b)).collect(),

@@ -23,7 +23,7 @@ use crate::units::{Lba, SECTOR, Slot, SlotSet};
 use super::check::{self, Look, Wires};
 use super::disk::{Faults, Offered, SimDisks};
 use super::governor::Governor;
-use super::oracle::{Oracle, stamp};
+use super::oracle::{Oracle, ZERO, stamp};
 use super::{Back, Counts, Random, Scenario, Violation, What};
 
 /// Requests in flight on one queue.
@@ -423,6 +423,7 @@ impl World {
     fn act(&mut self, what: What) -> Outcome {
         match what {
             What::Write(queue, lba, sectors, fua) => self.write(queue, lba, sectors, fua),
+            What::Zero(queue, lba, sectors) => self.zero(queue, lba, sectors),
             What::Read(queue, lba, sectors) => self.read(queue, u64::from(lba), u64::from(sectors)),
             What::Flush(queue) => self.flush(queue),
             What::Run(steps) => {
@@ -530,6 +531,21 @@ impl World {
         let Some(client) = self.client(queue) else { return Ok(()) };
         let sent = client.queue.write_part(cookie, buffer, start * SECTOR, fua, keep);
         self.sent(queue, cookie, Request::Write { lba, sectors, value }, sent)
+    }
+
+    fn zero(&mut self, queue: u8, lba: u32, sectors: u32) -> Outcome {
+        let block = self.session.as_ref().map_or(1, |session| u64::from(session.machine.block()) / SECTOR);
+        let lba = u64::from(lba) % self.size() / block * block;
+        let sectors = u64::from(sectors).clamp(1, 512).next_multiple_of(block).min(self.size() - lba);
+        let sectors = self.oracle.zeroable(lba, sectors) / block * block;
+        if sectors == 0 || self.client(queue).is_none() {
+            return Ok(());
+        }
+        self.oracle.begin_zero(lba, sectors);
+        let cookie = self.next_cookie();
+        let Some(client) = self.client(queue) else { return Ok(()) };
+        let sent = client.queue.write_zeroes(cookie, lba * SECTOR, sectors * SECTOR);
+        self.sent(queue, cookie, Request::Write { lba, sectors, value: ZERO }, sent)
     }
 
     fn read(&mut self, queue: u8, lba: u64, sectors: u64) -> Outcome {
