@@ -13,7 +13,7 @@ mod pattern;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::Deref;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
@@ -407,7 +407,10 @@ fn commands_do_what_they_say() {
             let length = if command == Command::Flush { 0 } else { 4096 };
             assert_eq!(client.call(command, flags, 0, length, &[]).error, 0, "{command:?}");
         }
-        client.refused(Errno::NotSup, Command::WriteZeroes, flag::FAST_ZERO, 0, 4096, &[]);
+        let fast = flag::FAST_ZERO;
+        client.refused(Errno::NotSup, Command::WriteZeroes, fast | flag::NO_HOLE, 0, 4096, &[]);
+        assert_eq!(client.call(Command::WriteZeroes, fast | flag::FUA, 4000, 9000, &[]).error, 0, "files do");
+        assert!(client.read(4000, 9000).iter().all(|&byte| byte == 0));
         if structured {
             let status = client.call(Command::BlockStatus, flag::REQ_ONE, 5, 1 << 20, &[]);
             assert_eq!(status.kind, Some(chunk::BLOCK_STATUS));
@@ -434,6 +437,41 @@ fn zeros_reach_far_and_leave_the_edges() {
     let to = from + length;
     assert!(after[..from] == bytes[..from] && after[to..] == bytes[to..], "beside");
     assert!(after[from..to].iter().all(|&byte| byte == 0), "inside");
+}
+
+#[test]
+fn what_is_trimmed_or_zeroed_is_freed_and_its_parity_stays_right() {
+    let bench = Bench::new();
+    bench.raid5();
+    let export = bench.export("--nbd unix:s");
+    let held = || -> u64 {
+        (0..4).map(|n| fs::metadata(bench.path(&format!("d{n}"))).unwrap().blocks() * 512).sum()
+    };
+    let mut client = Client::ready(&bench.path("s"), true);
+    let bytes = pattern(48 * MEBIBYTE, 5);
+    for part in 0..3 {
+        client.write((part * 16 * MEBIBYTE) as u64, &bytes[part * 16 * MEBIBYTE..][..16 * MEBIBYTE], 0);
+    }
+    let full = held();
+    // Stripes hold 192 KiB; what is left of a trim's first and last stays.
+    let stripe = 192 << 10;
+    let (from, to) = (stripe * 10 + 4096, stripe * 90 - 512);
+    assert_eq!(client.call(Command::Trim, flag::FUA, from as u64, (to - from) as u32, &[]).error, 0);
+    let (zeroed, zero_end) = (stripe * 120 + 100, stripe * 200 + 7);
+    let length = (zero_end - zeroed) as u32;
+    assert_eq!(client.call(Command::WriteZeroes, flag::FUA, zeroed as u64, length, &[]).error, 0);
+    let freed = full - held();
+    assert!(freed >= (78 + 78) * (stripe as u64 / 3) * 4, "{freed} bytes of {full}");
+    let mut expected = bytes;
+    expected[stripe * 11..stripe * 89].fill(0);
+    expected[zeroed..zero_end].fill(0);
+    assert!(client.read(0, 16 * MEBIBYTE) == expected[..16 * MEBIBYTE]);
+    assert_eq!(export.signal("TERM").0, Some(0));
+    // Without a member all of it is made from the others and the parity.
+    fs::remove_file(bench.path("d2")).unwrap();
+    let read = bench.run("read ./d0,./d1,./d3");
+    assert_eq!(read.code, Some(0), "{}", read.err);
+    assert!(read.out[..expected.len()] == expected);
 }
 
 #[test]

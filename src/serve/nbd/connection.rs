@@ -29,8 +29,11 @@ use super::outbox::{Outbox, Reply};
 use super::wire::{Command, Errno, Request, flag};
 use super::{PATIENCE_SECONDS, REQUEST_BYTES, REQUESTS};
 
-/// Bytes that are zeroed at a time: whole stripes of most LUs.
+/// Bytes of zeroes that are written at a time where no holes are wanted: whole stripes of most LUs.
 const ZEROES: u64 = 1 << 20;
+
+/// Bytes that are made zero, or discarded, at a time: other requests of the connection come in between.
+const PUNCHED: u64 = 64 << 20;
 
 /// Most bytes of buffers kept for the next requests.
 const KEPT: usize = 16 << 20;
@@ -78,8 +81,17 @@ struct Job {
     request: Request,
     /// Bytes it holds.
     cost: usize,
-    /// A zeroing has come this far, in bytes of the LU.
+    /// A zeroing or discard has come this far, in bytes of the LU.
     at: u64,
+    /// It is the flush behind a zeroing or discard that is to be stable.
+    settles: bool,
+}
+
+impl Job {
+    /// One that is a single operation of the LU's.
+    fn new(request: Request, cost: usize) -> Job {
+        Job { request, cost, at: 0, settles: false }
+    }
 }
 
 impl<'a> Connection<'a> {
@@ -247,15 +259,16 @@ impl Connection<'_> {
             (Command::BlockStatus, None) => {
                 self.outbox.push(Reply::allocated(request.cookie, request.length));
             }
-            (Command::Read | Command::WriteZeroes, None) if request.length == 0 => self.answer(request, None),
-            (Command::Read, None) => self.read(request),
-            (Command::WriteZeroes, None) => self.zero(request, request.offset, None),
-            // Nothing was ever written that a flush could make stable.
-            (Command::Flush, None) if !self.read_only => self.flush(request),
-            // Hints, and what `refusal` has refused.
-            (Command::Flush | Command::Trim | Command::Cache | Command::Other(_), None) => {
+            (Command::Read | Command::WriteZeroes | Command::Trim, None) if request.length == 0 => {
                 self.answer(request, None);
             }
+            (Command::Read, None) => self.read(request),
+            (Command::WriteZeroes, None) => self.zero(request, request.offset, None),
+            (Command::Trim, None) => self.discard(request, request.offset),
+            // Nothing was ever written that a flush could make stable.
+            (Command::Flush, None) if !self.read_only => self.flush(Job::new(request, 0)),
+            // A hint, and what `refusal` has refused.
+            (Command::Flush | Command::Cache | Command::Other(_), None) => self.answer(request, None),
         }
     }
 
@@ -284,8 +297,8 @@ impl Connection<'_> {
             Some(if matches!(request.command, Write | WriteZeroes) { Errno::NoSpc } else { Errno::Inval })
         } else if request.command == BlockStatus && (!self.terms.allocation || request.length == 0) {
             Some(Errno::Inval)
-        } else if request.has(flag::FAST_ZERO) {
-            Some(Errno::NotSup) // Zeros are written: that is no faster than to write them.
+        } else if request.has(flag::FAST_ZERO) && (request.has(flag::NO_HOLE) || !self.lu.zeroes_fast()) {
+            Some(Errno::NotSup) // Zeroes would be written: that is no faster than to write them.
         } else {
             None
         }
@@ -294,9 +307,7 @@ impl Connection<'_> {
     fn read(&mut self, request: Request) {
         let blocks = self.lu.cut(request.offset, request.length as usize);
         let buffer = self.buffer(blocks.len);
-        self.start(Job { request, cost: blocks.len, at: 0 }, |queue, cookie| {
-            queue.read(cookie, buffer, blocks.start)
-        });
+        self.start(Job::new(request, blocks.len), |queue, cookie| queue.read(cookie, buffer, blocks.start));
     }
 
     /// A write's payload is here, or has gone by.
@@ -308,25 +319,43 @@ impl Connection<'_> {
             _ => return self.answer(request, refusal),
         };
         let blocks = self.lu.cut(request.offset, request.length as usize);
-        self.start(Job { request, cost, at: 0 }, |queue, cookie| {
+        self.start(Job::new(request, cost), |queue, cookie| {
             queue.write_part(cookie, buffer, blocks.start, request.has(flag::FUA), blocks.keep)
         });
     }
 
-    /// Zeroes the next part from `at` on, with `zeros` if they fit.
-    fn zero(&mut self, request: Request, at: u64, zeros: Option<AlignedBuf>) {
-        let end = request.offset + u64::from(request.length);
-        let part_end = (at - at % ZEROES + ZEROES).min(end);
+    /// Zeroes the next part from `at` on; where zeroes are written, with `zeroes` if they fit.
+    fn zero(&mut self, request: Request, at: u64, zeroes: Option<AlignedBuf>) {
+        let end = request.end();
+        let block = u64::from(self.lu.block_size());
+        let whole = if end == self.lu.size() { end } else { end - end % block };
+        if !request.has(flag::NO_HOLE) && at.is_multiple_of(block) && at < whole {
+            let part_end = whole.min(at - at % PUNCHED + PUNCHED);
+            let job = Job { at: part_end, ..Job::new(request, 0) };
+            return self.start(job, |queue, cookie| queue.write_zeroes(cookie, at, part_end - at));
+        }
+        // What is no whole block.
+        let most = if request.has(flag::NO_HOLE) { ZEROES } else { block };
+        let part_end = (at - at % most + most).min(end);
         let blocks = self.lu.cut(at, (part_end - at) as usize);
-        let zeros = zeros.filter(|zeros| zeros.len() == blocks.len);
-        let zeros = zeros.unwrap_or_else(|| AlignedBuf::new(blocks.len));
-        self.start(Job { request, cost: blocks.len, at: part_end }, |queue, cookie| {
-            queue.write_part(cookie, zeros, blocks.start, request.has(flag::FUA), blocks.keep)
+        let zeroes = zeroes.filter(|zeroes| zeroes.len() == blocks.len);
+        let zeroes = zeroes.unwrap_or_else(|| AlignedBuf::new(blocks.len));
+        self.start(Job { at: part_end, ..Job::new(request, blocks.len) }, |queue, cookie| {
+            queue.write_part(cookie, zeroes, blocks.start, false, blocks.keep)
         });
     }
 
-    fn flush(&mut self, request: Request) {
-        self.start(Job { request, cost: 0, at: 0 }, Queue::flush);
+    /// Discards the next part from `at` on. Parts begin and end where whole stripes do.
+    fn discard(&mut self, request: Request, at: u64) {
+        let end = request.end();
+        let most = PUNCHED.next_multiple_of(self.lu.discard_unit());
+        let part_end = end.min(at - at % most + most);
+        let job = Job { at: part_end, ..Job::new(request, 0) };
+        self.start(job, |queue, cookie| queue.discard(cookie, at, part_end - at));
+    }
+
+    fn flush(&mut self, job: Job) {
+        self.start(job, Queue::flush);
     }
 
     /// Hands a job to the queue, or answers why that cannot be.
@@ -347,7 +376,7 @@ impl Connection<'_> {
     /// The queue is done with a job.
     fn finish(&mut self, completion: Completion) {
         let index = completion.cookie as usize;
-        let Some(Job { request, cost, at }) = self.jobs[index].take() else { return };
+        let Some(Job { request, cost, at, settles }) = self.jobs[index].take() else { return };
         self.free.push(index);
         self.held -= cost;
         let buffer = completion.buffer;
@@ -357,11 +386,15 @@ impl Connection<'_> {
                     self.answer_read(request, buffer, cost);
                 }
             }
-            (Command::WriteZeroes, Ok(())) if at < request.offset + u64::from(request.length) => {
+            (Command::WriteZeroes, Ok(())) if !settles && at < request.end() => {
                 // Bytes that were kept may have come into the buffers of parts that are no whole blocks.
                 let block = u64::from(self.lu.block_size());
                 let whole = at.is_multiple_of(block) && request.offset.is_multiple_of(block);
                 self.zero(request, at, buffer.filter(|_| whole));
+            }
+            (Command::Trim, Ok(())) if !settles && at < request.end() => self.discard(request, at),
+            (Command::WriteZeroes | Command::Trim, Ok(())) if !settles && request.has(flag::FUA) => {
+                self.flush(Job { settles: true, ..Job::new(request, 0) });
             }
             (Command::WriteZeroes, result) => self.answer(request, result.err().as_ref().map(errno)),
             (_, result) => {

@@ -33,9 +33,11 @@
 //! - Requests of one connection are worked on together, up to [`REQUESTS`] and [`REQUEST_BYTES`] and one more
 //!   of at most that size, and answered as they end, in any order. Beyond that the client is not read from:
 //!   it waits, nobody else.
-//! - `base:allocation` says "allocated" of everything, since that is what is known; TRIM and CACHE are hints
-//!   that are taken note of and change nothing. Zeros are written, not punched: FAST_ZERO is always refused,
-//!   as the protocol wants it then.
+//! - TRIM and WRITE_ZEROES leave holes in the disks, whole stripes without a byte being moved
+//!   ([`Lu::discard_at`](crate::Lu::discard_at), [`Lu::write_zeroes_at`](crate::Lu::write_zeroes_at)). With NO_HOLE
+//!   zeroes are written; FAST_ZERO is refused then, and where the disks make no zeroes by themselves.
+//! - `base:allocation` says "allocated" of everything, since that is what is known; CACHE is a hint that changes
+//!   nothing.
 //!
 //! | file | what it is |
 //! |---|---|

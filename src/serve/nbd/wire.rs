@@ -209,6 +209,11 @@ impl Request {
         Some(Request { flags, command, cookie: fields.u64()?, offset: fields.u64()?, length: fields.u32()? })
     }
 
+    /// Where its range ends, in bytes of the export; beyond everything if that cannot be said.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length.into())
+    }
+
     /// The bytes of it, for clients.
     pub fn emit(&self) -> [u8; REQUEST_HEAD] {
         let mut bytes = [0; REQUEST_HEAD];
