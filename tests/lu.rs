@@ -185,6 +185,19 @@ fn every_level_gives_back_what_was_written_also_without_the_disks_it_can_lose() 
                 lu.write_at(&bytes, at as u64).unwrap_or_else(|e| panic!("{what}: {e}"));
                 model[at..at + len].copy_from_slice(&bytes);
             }
+            // Whole stripes, less than a block, the very end; some of it over what was written.
+            let zeroes = [(100_001, 150_000), (1 << 20, 400_000), (200, 100), (end - 4000, 4000), (9000, 0)];
+            for (at, len) in zeroes {
+                lu.write_zeroes_at(at as u64, len as u64).unwrap_or_else(|e| panic!("{what}: {e}"));
+                model[at..at + len].fill(0);
+            }
+            // A discard takes whole units only.
+            let unit = lu.discard_unit() as usize;
+            let (from, to) = (1_600_001_usize, 2_000_003_usize);
+            lu.discard_at(from as u64, (to - from) as u64).unwrap();
+            model[from.next_multiple_of(unit)..to - to % unit].fill(0);
+            lu.discard_at(5, 3).unwrap();
+            assert!(lu.write_zeroes_at(end as u64 - 5, 6).is_err() && lu.discard_at(u64::MAX, 2).is_err());
             lu.flush().unwrap();
             assert!(read_all(&lu) == model, "{what}: reads what was written");
             lu.stop().unwrap();

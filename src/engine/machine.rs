@@ -447,6 +447,9 @@ impl Engine {
             assert!(end.is_some_and(|end| end <= self.geometry.size().0), "request past the end");
         }
         let Some(index) = self.free_requests.pop() else { return Err(request) };
+        if !matches!(request, Request::Fill { .. }) {
+            self.shared.note_request(self.queue);
+        }
         self.requests[index as usize] = Active::new(cookie, request);
         self.uncut.push_back(index);
         Ok(())

@@ -1,7 +1,10 @@
 //! What the queues of one LU share: row locks, the health epoch, the write intent and what is known of flushes. Atomics only, nobody ever waits here.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use super::flushes::Flushes;
 use super::intent::IntentMap;
@@ -35,6 +38,8 @@ struct Gate {
     used: AtomicBool,
     in_flight: AtomicU32,
     total: AtomicU64,
+    /// Requests of clients. Written by whoever drives the queue, so that no read-modify-write is needed.
+    requests: AtomicU64,
 }
 
 /// A queue's place in [`Shared`].
@@ -124,6 +129,17 @@ impl Shared {
     /// Writes begun since the start, on all queues: unchanged for a while means idle.
     pub fn writes_begun(&self) -> u64 {
         self.gates.iter().map(|gate| gate.total.load(SeqCst)).sum()
+    }
+
+    /// A client's request has come, on a queue that nobody else drives meanwhile.
+    pub fn note_request(&self, queue: QueueId) {
+        let requests = &self.gates[queue.0].requests;
+        requests.store(requests.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Requests of clients since the start, on all queues, about: unchanged for a while means that nobody is kept waiting.
+    pub fn requests_begun(&self) -> u64 {
+        self.gates.iter().fold(0, |sum, gate| sum.wrapping_add(gate.requests.load(Relaxed)))
     }
 
     /// Is the LU marked dirty?

@@ -57,8 +57,14 @@ const PUBLISH: Duration = Duration::from_millis(200);
 /// How long to wait before looking again whether somebody has seen how a flush of his ended.
 const OPEN_FLUSH: Duration = Duration::from_millis(1);
 
-/// Rows under way in a recovery.
+/// Rows under way in a recovery that has the disks for itself.
 const WINDOW: usize = 16;
+
+/// And while clients have requests: what a disk has to do for the recovery then, a client's request waits for.
+const MODEST: usize = 2;
+
+/// So long without a request of a client, and the recovery has the disks for itself.
+const CALM: Duration = Duration::from_millis(20);
 
 /// Now, as the keeper is told.
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +193,8 @@ pub(super) struct Keeper {
     retry: Vec<Filling>,
     published: Option<Instant>,
     checkpointed: Option<Instant>,
+    /// Requests of clients so far, and when there was one last.
+    requests: (u64, Option<Instant>),
     nudged: Option<Instant>,
     writes_seen: u64,
     quiet_since: Option<Instant>,
@@ -239,6 +247,7 @@ impl Keeper {
             retry: Vec::new(),
             published: None,
             checkpointed: None,
+            requests: (0, None),
             nudged: None,
             writes_seen: 0,
             quiet_since: None,
@@ -1044,6 +1053,7 @@ impl Keeper {
         while let Some(reply) = self.core.reply() {
             self.filled(reply);
         }
+        self.make_way(now);
         let geometry = self.board.geometry.clone();
         let walks = self.walks;
         let hold = self.stop || self.pause || self.board.shared.is_broken();
@@ -1084,6 +1094,18 @@ impl Keeper {
                 self.advance_to(reached);
             }
             self.publish_if_changed();
+        }
+    }
+
+    /// Leaves the disks to clients while these have requests.
+    fn make_way(&mut self, now: Now) {
+        let begun = self.board.shared.requests_begun();
+        if begun != self.requests.0 {
+            self.requests = (begun, Some(now.monotonic));
+        }
+        let calm = self.requests.1.is_none_or(|last| now.monotonic - last >= CALM);
+        if let Some(walk) = &mut self.walk {
+            walk.set_most(if calm { WINDOW } else { MODEST });
         }
     }
 

@@ -71,6 +71,11 @@ impl Walk {
         self
     }
 
+    /// From now on at most `most` rows (at least one) are under way; those that are more come to their end.
+    pub fn set_most(&mut self, most: usize) {
+        self.most = most.max(1);
+    }
+
     /// What for.
     pub fn goal(&self) -> Goal {
         self.goal
@@ -184,6 +189,13 @@ mod tests {
         assert_eq!(walk.watermark(), 24);
         walk.done(24);
         assert!(walk.is_quiet() && !walk.is_finished());
+        walk.set_most(0);
+        let (alone, ..) = walk.next(&geometry).unwrap();
+        assert!(walk.next(&geometry).is_none(), "one is under way");
+        walk.set_most(3);
+        let (next, ..) = walk.next(&geometry).unwrap();
+        walk.done(alone);
+        walk.done(next);
         while let Some((position, ..)) = walk.next(&geometry) {
             walk.done(position);
         }
