@@ -10,7 +10,7 @@
 //! | 4 | [`engine`], [`recovery`] | when to do it: a state machine without I/O |
 //! | 5 | `disk` | the only floor that moves bytes |
 //! | 6 | `lu` | an LU: create, assemble, superblocks, failure, queues |
-//! | 7 | `serve` | an LU for others: the NBD server (feature `nbd`), the control socket (feature `control`) |
+//! | 7 | `serve` | an LU for others: NBD (feature `nbd`), FUSE (`fuse`), the control socket (`control`) |
 //! | 7 | `sim` | the simulator that all of this has to survive (feature `sim`) |
 //!
 //! Floors 1 to 4 are pure: `no_std` with `alloc`, no file, clock, thread, randomness or CPU detection. They build alone
@@ -39,7 +39,7 @@ pub mod disk;
 #[cfg(feature = "std")]
 pub mod lu;
 
-#[cfg(any(feature = "nbd", feature = "control"))]
+#[cfg(any(feature = "nbd", feature = "fuse", feature = "control"))]
 pub mod serve;
 
 #[cfg(feature = "sim")]

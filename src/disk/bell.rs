@@ -37,13 +37,13 @@ impl Bell {
 
     /// Makes the descriptor unreadable. Comes before [`Bell::answer`]: after it, a new ring makes it readable
     /// again.
-    pub(super) fn silence(&self) {
+    pub(crate) fn silence(&self) {
         // Nothing to read means that somebody was faster; no harm.
         let _ = rustix::io::read(&self.fd, &mut [0; 8]);
     }
 
     /// The next ring is a new one.
-    pub(super) fn answer(&self) {
+    pub(crate) fn answer(&self) {
         self.rung.swap(false, Ordering::AcqRel);
     }
 }

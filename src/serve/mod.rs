@@ -6,5 +6,9 @@
 
 #[cfg(feature = "control")]
 pub mod control;
+#[cfg(feature = "fuse")]
+pub mod fuse;
+#[cfg(any(feature = "nbd", feature = "fuse"))]
+mod kept;
 #[cfg(feature = "nbd")]
 pub mod nbd;

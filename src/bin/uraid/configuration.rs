@@ -32,8 +32,9 @@ struct Entry {
     name: Spanned<String>,
     /// Relative ones count from the file's folder.
     disks: Spanned<Vec<Spanned<PathBuf>>>,
-    /// Where the daemon serves it.
+    /// Where the daemon serves it over NBD, and as a file: relative folders count from the file's.
     nbd: Option<Spanned<String>>,
+    fuse: Option<Spanned<PathBuf>>,
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
@@ -50,8 +51,9 @@ pub(crate) struct Config {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Listed {
     pub(crate) target: Target,
-    /// Where the daemon serves it; it leaves those alone that it is not to serve.
+    /// Where the daemon serves it over NBD, and as a file; it leaves those alone that it is not to serve.
     pub(crate) nbd: Option<Address>,
+    pub(crate) fuse: Option<PathBuf>,
     /// For reading only.
     pub(crate) read_only: bool,
     /// To other machines, too.
@@ -156,7 +158,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Listed>, Vec<Wrong>> 
     let mut lus: Vec<Listed> = Vec::new();
     let mut seen: Vec<PathBuf> = Vec::new();
     for entry in file.lu {
-        let Entry { name, disks, nbd, read_only, insecure } = entry;
+        let Entry { name, disks, nbd, fuse, read_only, insecure } = entry;
         let (span, label) = (name.span(), name.into_inner());
         if label.is_empty() || label.contains('/') {
             wrong(span.clone(), format!("'{label}' is no name: a path is never looked up here"));
@@ -189,7 +191,16 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Listed>, Vec<Wrong>> 
             wrong(span.clone(), "another LU is served there".into());
         }
         let target = Target::listed_in(path, label, paths);
-        lus.push(Listed { target, nbd: address.map(|(_, address)| address), read_only, insecure });
+        let fuse = fuse.map(|place| (place.span(), folder.join(place.into_inner())));
+        if let Some((span, place)) = &fuse {
+            if lus.iter().any(|lu| lu.fuse.as_ref() == Some(place)) {
+                wrong(span.clone(), "another LU is mounted there".into());
+            } else if place.metadata().is_ok_and(|found| !found.is_dir()) {
+                wrong(span.clone(), format!("{} is no directory to mount on", place.display()));
+            }
+        }
+        let (nbd, fuse) = (address.map(|(_, address)| address), fuse.map(|(_, place)| place));
+        lus.push(Listed { target, nbd, fuse, read_only, insecure });
     }
     wrongs.sort_by_key(|wrong| wrong.line);
     if wrongs.is_empty() { Ok(lus) } else { Err(wrongs) }
@@ -204,13 +215,14 @@ mod tests {
     #[test]
     fn what_is_listed() {
         let text = "[[lu]]\nname = 'data'\ndisks = ['/a', 'b']\nnbd = 'unix:/s'\n\
-                    [[lu]]\nname = 'other'\ndisks = ['/c']\nread_only = true\n";
+                    [[lu]]\nname = 'other'\ndisks = ['/c']\nread_only = true\nfuse = 'mnt'\n";
         let lus = parse(Path::new(PATH), text).unwrap();
         let disks = vec!["/a".into(), "/etc/x/b".into()];
         let target = Target::listed_in(Path::new(PATH), "data".into(), disks);
         let nbd = Some(Address::Unix("/s".into()));
-        assert_eq!(lus[0], Listed { target, nbd, read_only: false, insecure: false });
+        assert_eq!(lus[0], Listed { target, nbd, fuse: None, read_only: false, insecure: false });
         assert_eq!((lus[1].nbd.clone(), lus[1].read_only), (None, true));
+        assert_eq!(lus[1].fuse, Some("/etc/x/mnt".into()));
         let config = Config { path: PATH.into(), lus };
         assert_eq!(config.find("elsewhere").unwrap_err().kind(), Some(ErrorKind::NotFound));
         assert!(parse(Path::new(PATH), "").unwrap().is_empty());
@@ -228,6 +240,7 @@ mod tests {
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisk = ['/a']\n"), [3]);
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nread_only = 1\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nnbd = 'unix'\n"), [4]);
+        assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nfuse = '/dev/null'\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a/b'\ndisks = ['/a',\n'/b',\n'/a']\n"), [2, 5]);
         assert_eq!(lines(&format!("{good}{good}")), [6, 7, 8]);
         assert_eq!(lines("[lu"), [1]);

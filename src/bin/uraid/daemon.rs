@@ -22,7 +22,7 @@ use crate::hold::{HEED, Hold, Report, Service};
 use crate::interrupt::Interrupt;
 use crate::target::Leave;
 
-/// Hold and serve the LUs of the configuration file that have an `nbd` address, until SIGTERM or Ctrl-C.
+/// Hold and serve the LUs of the configuration file that have an `nbd` address or a `fuse` folder, until SIGTERM or Ctrl-C.
 #[derive(Args)]
 pub(crate) struct Daemon {
     /// The file; $URAID_CONFIG, else /etc/uraid/uraid.toml.
@@ -48,16 +48,16 @@ impl Daemon {
         let mut ended = told;
         while ended.is_ok() && !holds.is_empty() && interrupt.caught().is_none() {
             thread::sleep(HEED);
-            let (over, rest): (Vec<Hold>, Vec<Hold>) = holds.into_iter().partition(Hold::stop_wanted);
+            let (over, rest): (Vec<Hold>, Vec<Hold>) = holds.into_iter().partition(Hold::is_over);
             holds = rest;
             holds.iter_mut().for_each(|hold| hold.watch(console));
             // One that did not end well is told of, and the others go on.
-            let failures = over.into_iter().filter_map(|hold| hold.let_go().err());
+            let failures = over.into_iter().filter_map(|hold| hold.let_go(console).err());
             failures.for_each(|failure| console.report_aside(&failure));
         }
         notify("STOPPING=1", console);
         for hold in holds {
-            ended = match (ended, hold.let_go()) {
+            ended = match (ended, hold.let_go(console)) {
                 (Err(first), Err(second)) => Err(first.also(second)),
                 (ended, let_go) => ended.and(let_go),
             };
@@ -74,9 +74,13 @@ fn start(config: &Config, console: &Console) -> Outcome<Vec<Hold>> {
     let mut holds = Vec::new();
     let mut first: Option<Failure> = None;
     for listed in config.lus() {
-        let Listed { target, nbd: Some(nbd), read_only, insecure } = listed else { continue };
-        let leave = Leave::default();
-        let service = Service { nbd, read_only: *read_only, insecure: *insecure, leave: &leave };
+        let Listed { target, nbd, fuse, read_only, insecure } = listed;
+        if nbd.is_none() && fuse.is_none() {
+            continue;
+        }
+        let (leave, read_only, insecure) = (Leave::default(), *read_only, *insecure);
+        let (nbd, fuse) = (nbd.as_ref(), fuse.as_deref());
+        let service = Service { nbd, fuse, read_only, insecure, leave: &leave };
         match Hold::start(target.clone(), &service, console) {
             Ok(hold) => holds.push(hold),
             Err(failure) => {
@@ -89,7 +93,10 @@ fn start(config: &Config, console: &Console) -> Outcome<Vec<Hold>> {
     match first {
         Some(failure) if holds.is_empty() => Err(failure.note("no LU could be started")),
         None if holds.is_empty() => {
-            let text = format!("{}: no LU has an nbd address to be served at", config.path().display());
+            let text = format!(
+                "{}: no LU has an nbd address or a fuse folder to be served at",
+                config.path().display()
+            );
             Err(Failure::of(ErrorKind::Usage, text))
         }
         _ => Ok(holds),
@@ -100,7 +107,7 @@ fn tell(holds: &[Hold], console: &Console) -> Outcome {
     if console.is_json() {
         return console.document("daemon", Reports { lus: holds.iter().map(Hold::report).collect() });
     }
-    holds.iter().try_for_each(|hold| console.line(hold.uri()))
+    holds.iter().try_for_each(|hold| hold.tell(console))
 }
 
 /// Tells the service manager, if one waits to be told: a datagram to the socket that `$NOTIFY_SOCKET` names,

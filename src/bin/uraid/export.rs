@@ -1,12 +1,13 @@
-//! `uraid export`: serves an LU as a network block device until a signal or `uraid stop` comes, then stops it
-//! clean.
+//! `uraid export`: serves an LU as a network block device, or as a file, until a signal or `uraid stop` comes,
+//! then stops it clean.
 //!
 //! The LU is held meanwhile, and administered through a control socket: the other verbs go there. Spares take
 //! over by themselves.
 
+use std::path::PathBuf;
 use std::thread;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use uraid::serve::nbd::Address;
 
 use crate::console::Console;
@@ -17,12 +18,16 @@ use crate::target::{Leave, Target};
 
 /// Serve an LU as a block device until SIGTERM or Ctrl-C.
 #[derive(Args)]
+#[command(group(ArgGroup::new("face").args(["nbd", "fuse"]).required(true).multiple(true)))]
 pub(crate) struct Export {
     /// The LU: a member's path, paths joined by commas, a name or a UUID.
     lu: String,
     /// Serve NBD there: unix:PATH or tcp:HOST:PORT.
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    nbd: Address,
+    nbd: Option<Address>,
+    /// Mount a file system with one file, the LU, on this empty directory.
+    #[arg(long, value_name = "DIR")]
+    fuse: Option<PathBuf>,
     /// Serve it for reading, and change no byte of any member.
     #[arg(long)]
     read_only: bool,
@@ -41,18 +46,19 @@ impl Export {
     pub(crate) fn run(self, console: &Console) -> Outcome {
         let interrupt = Interrupt::watch()?;
         let target = Target::resolve(&self.lu)?;
-        let Export { nbd, read_only, insecure, leave, .. } = &self;
-        let service = Service { nbd, read_only: *read_only, insecure: *insecure, leave };
+        let Export { read_only, insecure, leave, .. } = &self;
+        let (nbd, fuse) = (self.nbd.as_ref(), self.fuse.as_deref());
+        let service = Service { nbd, fuse, read_only: *read_only, insecure: *insecure, leave };
         let mut hold = Hold::start(target, &service, console)?;
         let told = match console.is_json() {
             true => console.document("export", hold.report()),
-            false => console.line(hold.uri()),
+            false => hold.tell(console),
         };
-        while told.is_ok() && interrupt.caught().is_none() && !hold.stop_wanted() {
+        while told.is_ok() && interrupt.caught().is_none() && !hold.is_over() {
             thread::sleep(HEED);
             hold.watch(console);
         }
-        let let_go = hold.let_go();
+        let let_go = hold.let_go(console);
         told.and(let_go)
     }
 }

@@ -4,13 +4,15 @@
 //! It starts also with members absent, since a server that does not come up at three in the morning helps
 //! nobody; what happens to members is told on standard error.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use uraid::lu::Status;
 use uraid::serve::control::{self, Holding};
-use uraid::serve::nbd::{Address, Listener, Reach, Server};
+use uraid::serve::fuse::{self, Folder};
+use uraid::serve::nbd::{self, Address, Listener, Reach};
 use uraid::{ErrorKind, Lu};
 
 use crate::console::Console;
@@ -24,9 +26,12 @@ pub(crate) const HEED: Duration = Duration::from_millis(50);
 /// How often to look whether something has happened to the members.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How an LU is served.
+/// How an LU is served: in one way at least.
 pub(crate) struct Service<'a> {
-    pub(crate) nbd: &'a Address,
+    /// Over NBD, there.
+    pub(crate) nbd: Option<&'a Address>,
+    /// As a file in this folder.
+    pub(crate) fuse: Option<&'a Path>,
     /// For reading, changing no byte of any member.
     pub(crate) read_only: bool,
     /// To other machines, too.
@@ -38,9 +43,10 @@ pub(crate) struct Service<'a> {
 pub(crate) struct Hold {
     lu: Arc<Lu>,
     control: Option<control::Server>,
-    server: Server,
+    nbd: Option<nbd::Server>,
+    fuse: Option<fuse::Server>,
     read_only: bool,
-    uri: String,
+    uri: Option<String>,
     /// How it was when it was looked at last, and when.
     seen: (Status, Instant),
 }
@@ -52,7 +58,10 @@ pub(crate) struct Report<'a> {
     uuid: String,
     size_bytes: u64,
     read_only: bool,
-    uri: &'a str,
+    /// What clients of the block device connect to.
+    uri: Option<&'a str>,
+    /// The file that is the LU.
+    file: Option<&'a Path>,
 }
 
 impl Hold {
@@ -64,31 +73,40 @@ impl Hold {
         // Whoever asks about the LU may be in another folder.
         let target = target.absolute()?;
         // Before the LU is opened, which may change its members: nobody is answered until it is served.
-        let listener = service.listen()?;
+        let listener = service.nbd.map(|address| service.listen(address)).transpose()?;
+        let folder = service.fuse.map(Folder::prepare).transpose()?;
         let lu = Arc::new(service.open(&target, console)?);
-        let uri = listener.uri(lu.name());
-        // Before it is served: a client that uses it may administer it.
-        let control = service.control(&lu, &target.label, &uri, console)?;
-        let server = Server::start(Arc::clone(&lu), service.read_only, listener)?;
+        let serve = |folder: Folder| fuse::Server::start(Arc::clone(&lu), service.read_only, &folder);
+        let fuse = folder.map(serve).transpose()?;
+        let uri = listener.as_ref().map(|listener| listener.uri(lu.name()));
+        let file = fuse.as_ref().map(|fuse| fuse.file().display().to_string());
+        let exports = uri.iter().cloned().chain(file).collect();
+        // Before anybody connects: a client that uses it may administer it.
+        let control = service.control(&lu, &target.label, exports, console)?;
+        let serve = |listener: Listener| nbd::Server::start(Arc::clone(&lu), service.read_only, listener);
+        let nbd = listener.map(serve).transpose()?;
         let seen = (lu.status(), Instant::now());
-        Ok(Hold { lu, control, server, read_only: service.read_only, uri, seen })
+        Ok(Hold { lu, control, nbd, fuse, read_only: service.read_only, uri, seen })
     }
 
-    /// What clients of the block device connect to.
-    pub(crate) fn uri(&self) -> &str {
-        &self.uri
+    /// Says where it is served, a line each.
+    pub(crate) fn tell(&self, console: &Console) -> Outcome {
+        let file = self.fuse.as_ref().map(|fuse| fuse.file().display().to_string());
+        self.uri.iter().chain(&file).try_for_each(|place| console.line(place))
     }
 
     /// It, for programs.
     pub(crate) fn report(&self) -> Report<'_> {
-        let Hold { lu, read_only, uri, .. } = self;
+        let Hold { lu, read_only, .. } = self;
+        let (uri, file) = (self.uri.as_deref(), self.fuse.as_ref().map(fuse::Server::file));
         let uuid = lu.uuid().to_string();
-        Report { name: lu.name(), uuid, size_bytes: lu.size(), read_only: *read_only, uri }
+        Report { name: lu.name(), uuid, size_bytes: lu.size(), read_only: *read_only, uri, file }
     }
 
-    /// Has a client asked to let go of it?
-    pub(crate) fn stop_wanted(&self) -> bool {
-        self.control.as_ref().is_some_and(control::Server::stop_wanted)
+    /// Has somebody asked to let go of it, or unmounted it?
+    pub(crate) fn is_over(&self) -> bool {
+        let stop_wanted = self.control.as_ref().is_some_and(control::Server::stop_wanted);
+        stop_wanted || self.fuse.as_ref().is_some_and(fuse::Server::has_ended)
     }
 
     /// Tells now and then what has happened.
@@ -108,9 +126,13 @@ impl Hold {
     }
 
     /// Finishes what is under way, marks the LU clean, and lets go of it.
-    pub(crate) fn let_go(self) -> Outcome {
+    pub(crate) fn let_go(self, console: &Console) -> Outcome {
         let name = self.lu.name().to_owned();
-        self.server.stop();
+        drop(self.nbd);
+        // Whoever still has the file open loses it; the LU is none the worse for that.
+        if let Some(Err(error)) = self.fuse.map(fuse::Server::stop) {
+            console.complain(error);
+        }
         let farewell = self.control.map(control::Server::leave);
         let stopped = match Arc::into_inner(self.lu) {
             Some(lu) => lu.stop(),
@@ -124,9 +146,9 @@ impl Hold {
 }
 
 impl Service<'_> {
-    fn listen(&self) -> Outcome<Listener> {
+    fn listen(&self, address: &Address) -> Outcome<Listener> {
         let reach = if self.insecure { Reach::Network } else { Reach::Local };
-        Listener::bind_within(self.nbd, reach).map_err(|error| {
+        Listener::bind_within(address, reach).map_err(|error| {
             let failure = Failure::from(error);
             match failure.kind() {
                 Some(ErrorKind::Refused) => {
@@ -150,11 +172,11 @@ impl Service<'_> {
         &self,
         lu: &Arc<Lu>,
         label: &str,
-        uri: &str,
+        exports: Vec<String>,
         console: &Console,
     ) -> Outcome<Option<control::Server>> {
         let label = (label != lu.name()).then(|| label.to_owned());
-        let holding = Holding { label, exports: vec![uri.to_owned()], read_only: self.read_only };
+        let holding = Holding { label, exports, read_only: self.read_only };
         match control::Server::start(Arc::clone(lu), holder::folder(), holding) {
             Ok(server) => Ok(Some(server)),
             // Several may hold an LU for reading; one of them answers.

@@ -23,6 +23,7 @@ use crate::disk::bell::timespec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lu::{Completion, Queue};
 
+use super::super::kept::Kept;
 use super::handshake::Terms;
 use super::intake::{Arrived, Intake};
 use super::outbox::{Outbox, Reply};
@@ -34,9 +35,6 @@ const ZEROES: u64 = 1 << 20;
 
 /// Bytes that are made zero, or discarded, at a time: other requests of the connection come in between.
 const PUNCHED: u64 = 64 << 20;
-
-/// Most bytes of buffers kept for the next requests.
-const KEPT: usize = 16 << 20;
 
 /// How long to sleep while something is under way: after that, whoever holds a lock that is waited for is
 /// helped along.
@@ -64,8 +62,7 @@ pub(super) struct Connection<'a> {
     free: Vec<usize>,
     /// Bytes of buffers that requests and replies hold.
     held: usize,
-    kept: Vec<AlignedBuf>,
-    kept_bytes: usize,
+    kept: Kept,
 }
 
 /// A write that waits for its payload.
@@ -127,8 +124,7 @@ impl<'a> Connection<'a> {
             jobs: (0..REQUESTS).map(|_| None).collect(),
             free: (0..REQUESTS).rev().collect(),
             held: 0,
-            kept: Vec::new(),
-            kept_bytes: 0,
+            kept: Kept::new(REQUESTS),
         })
     }
 
@@ -179,7 +175,7 @@ impl<'a> Connection<'a> {
             moved = true;
             self.held -= reply.cost;
             if let Some((buffer, _)) = reply.data {
-                self.keep(buffer);
+                self.kept.keep(buffer);
             }
         }
         Ok(moved)
@@ -246,7 +242,7 @@ impl Connection<'_> {
             (Command::Write, None) => {
                 let blocks = self.lu.cut(request.offset, request.length as usize);
                 let (head, cost) = (blocks.keep.head as usize, blocks.len);
-                let buffer = self.buffer(blocks.len);
+                let buffer = self.kept.take(blocks.len);
                 self.held += cost;
                 self.intake.expect(buffer, head, request.length as usize);
                 self.coming = Some(Coming { request, cost, refusal });
@@ -306,7 +302,7 @@ impl Connection<'_> {
 
     fn read(&mut self, request: Request) {
         let blocks = self.lu.cut(request.offset, request.length as usize);
-        let buffer = self.buffer(blocks.len);
+        let buffer = self.kept.take(blocks.len);
         self.start(Job::new(request, blocks.len), |queue, cookie| queue.read(cookie, buffer, blocks.start));
     }
 
@@ -399,7 +395,7 @@ impl Connection<'_> {
             (Command::WriteZeroes, result) => self.answer(request, result.err().as_ref().map(errno)),
             (_, result) => {
                 if let Some(buffer) = buffer {
-                    self.keep(buffer);
+                    self.kept.keep(buffer);
                 }
                 self.answer(request, result.err().as_ref().map(errno));
             }
@@ -417,29 +413,6 @@ impl Connection<'_> {
 
     fn answer(&mut self, request: Request, error: Option<Errno>) {
         self.outbox.push(Reply::plain(request.cookie, error, self.terms.structured));
-    }
-}
-
-/// Memory.
-impl Connection<'_> {
-    /// A buffer of `len` bytes with anything in it.
-    fn buffer(&mut self, len: usize) -> AlignedBuf {
-        match self.kept.iter().rposition(|buffer| buffer.len() == len) {
-            Some(index) => {
-                self.kept_bytes -= len;
-                self.kept.swap_remove(index)
-            }
-            None => AlignedBuf::new(len),
-        }
-    }
-
-    /// Keeps `buffer` for the next request of its size; the oldest ones go.
-    fn keep(&mut self, buffer: AlignedBuf) {
-        self.kept_bytes += buffer.len();
-        self.kept.push(buffer);
-        while self.kept_bytes > KEPT || self.kept.len() > REQUESTS {
-            self.kept_bytes -= self.kept.remove(0).len();
-        }
     }
 }
 
