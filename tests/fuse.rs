@@ -4,29 +4,28 @@
 
 #[path = "common/bench.rs"]
 mod bench;
+#[path = "common/export.rs"]
+mod export;
 #[path = "common/loopdev.rs"]
 mod loopdev;
 #[path = "common/pattern.rs"]
 mod pattern;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
+use export::Export;
 use loopdev::LoopDevice;
 use pattern::pattern;
 use serde_json::Value;
 
 const MEBIBYTE: usize = 1 << 20;
-
-/// How long anything may take before a test gives up on it.
-const LONG: Duration = Duration::from_secs(60);
 
 /// A folder in which LUs are made and mounted.
 struct Bench(bench::Bench);
@@ -37,27 +36,6 @@ impl Deref for Bench {
     fn deref(&self) -> &bench::Bench {
         &self.0
     }
-}
-
-/// A running `uraid export --fuse`; killed and unmounted when dropped.
-struct Export {
-    child: Child,
-    folder: PathBuf,
-    file: PathBuf,
-}
-
-impl Drop for Export {
-    fn drop(&mut self) {
-        // It may have gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        unmount(&self.folder);
-    }
-}
-
-/// Whatever state it is in.
-fn unmount(folder: &Path) {
-    let _ = Command::new("umount").args(["--lazy", "--quiet"]).arg(folder).stderr(Stdio::null()).status();
 }
 
 impl Bench {
@@ -76,49 +54,16 @@ impl Bench {
     }
 
     fn export(&self, line: &str) -> Export {
-        Export::start(self.command(&format!("export ./d0 --fuse mnt {line}")), self.path("mnt"))
+        self.start(self.command(&format!("export ./d0 --fuse mnt {line}")))
+    }
+
+    fn start(&self, command: Command) -> Export {
+        Export::start(command).mounts(self.path("mnt"))
     }
 }
 
-impl Export {
-    /// Starts it and waits until it serves.
-    #[track_caller]
-    fn start(mut command: Command, folder: PathBuf) -> Export {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut file = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut file).unwrap();
-        let export = Export { child, folder, file: file.trim().into() };
-        if file.is_empty() {
-            panic!("{:?}", export.end());
-        }
-        export
-    }
-
-    /// Sends SIGTERM, and waits for the end.
-    fn stop(self) -> (Option<i32>, String) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
-        self.end()
-    }
-
-    /// Waits for its end: exit code and standard error.
-    fn end(mut self) -> (Option<i32>, String) {
-        let start = Instant::now();
-        let code = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status.code(),
-                None if start.elapsed() > LONG => panic!("it does not end"),
-                None => thread::sleep(Duration::from_millis(10)),
-            }
-        };
-        let mut told = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-        (code, told)
-    }
-
-    fn open(&self) -> File {
-        File::options().read(true).write(true).open(&self.file).unwrap()
-    }
+fn open(export: &Export) -> File {
+    File::options().read(true).write(true).open(&export.place).unwrap()
 }
 
 /// Runs a program of the system's, which has to succeed.
@@ -163,7 +108,7 @@ fn carries(make: &[&str], check: &[&str]) {
     bench.blank("spare", 132 << 20);
     bench.ok("spare add ./d0 ./spare");
     let export = bench.export("");
-    let device = LoopDevice::attach(&export.file, 4096);
+    let device = LoopDevice::attach(&export.place, 4096);
     let node = device.path().to_str().unwrap();
     system(make[0], &[&make[1..], &[node]].concat());
     let files: Vec<Vec<u8>> = (0..24).map(|n| pattern(3 * MEBIBYTE + n as usize * 4097, n)).collect();
@@ -192,7 +137,7 @@ fn carries(make: &[&str], check: &[&str]) {
     }
     drop(mounted);
     drop(device);
-    let (code, told) = export.stop();
+    let (code, told) = export.signal("TERM");
     assert_eq!(code, Some(0), "{told}");
     assert!(!is_mounted(&bench.path("mnt")));
     assert_eq!(bench.status("./d0")["dirty"], false);
@@ -212,27 +157,27 @@ fn xfs_on_a_loop_device_lives_through_a_failed_disk() {
 fn fio_finds_what_it_wrote() {
     let bench = Bench::new();
     let export = bench.export("");
-    let file = format!("--filename={}", export.file.display());
+    let file = format!("--filename={}", export.place);
     let sizes =
         "--bsrange=512-256k --blockalign=512 --size=48M --rw=randrw --numjobs=2 --offset_increment=64M";
     let checks = "--verify=crc32c --do_verify=1 --verify_fatal=1 --iodepth=16 --ioengine=io_uring --direct=1";
     let words =
         [&["--name=a", file.as_str()][..], &sizes.split(' ').chain(checks.split(' ')).collect::<Vec<_>>()];
     system("fio", &words.concat());
-    assert_eq!(export.stop().0, Some(0));
+    assert_eq!(export.signal("TERM").0, Some(0));
 }
 
 #[test]
 fn a_file_like_any_other_but_for_its_size() {
     let bench = Bench::new();
     let export = bench.export("");
-    let found = export.file.metadata().unwrap();
+    let found = fs::metadata(&export.place).unwrap();
     let size = bench.served()["size_bytes"].as_u64().unwrap();
     assert_eq!((found.len(), found.permissions().mode() & 0o777), (size, 0o600));
     let names: Vec<_> =
         fs::read_dir(bench.path("mnt")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["data"]);
-    let file = export.open();
+    let file = open(&export);
     let bytes = pattern(300_000, 7);
     for (offset, length) in [(0, 512), (1, 1), (4095, 2), (65_535, 131_074), (1 << 20, 300_000)] {
         file.write_all_at(&bytes[..length], offset).unwrap();
@@ -247,21 +192,21 @@ fn a_file_like_any_other_but_for_its_size() {
     assert_eq!(file.read_at(&mut [0; 100], size).unwrap(), 0);
     assert_eq!(file.write_at(b"x", size).unwrap_err().raw_os_error(), Some(28), "no space");
     assert!(file.set_len(size - 1).is_err() && file.set_len(size).is_ok());
-    assert!(fs::write(bench.path("mnt/other"), "").is_err() && fs::remove_file(&export.file).is_err());
+    assert!(fs::write(bench.path("mnt/other"), "").is_err() && fs::remove_file(&export.place).is_err());
     // Holes free the members.
     let held = || (0..4).map(|n| fs::metadata(bench.path(&format!("d{n}"))).unwrap().blocks()).sum::<u64>();
     file.write_all_at(&pattern(8 * MEBIBYTE, 8), 0).unwrap();
     let full = held();
-    let path = export.file.to_str().unwrap();
+    let path = export.place.as_str();
     system("fallocate", &["--punch-hole", "--offset", "1000", "--length", "8000000", path]);
     assert!(full - held() > 10_000_000 / 512, "{full} {}", held());
     let mut found = vec![0xff; 8_001_000];
     file.read_exact_at(&mut found, 0).unwrap();
     assert!(found[..1000] == pattern(1000, 8) && found[1000..].iter().all(|&byte| byte == 0));
     // O_SYNC needs no fsync.
-    let synced = File::options().write(true).custom_flags(0o4010000).open(&export.file).unwrap();
+    let synced = File::options().write(true).custom_flags(0o4010000).open(&export.place).unwrap();
     synced.write_all_at(&bytes, 77).unwrap();
-    assert_eq!(export.stop().0, Some(0));
+    assert_eq!(export.signal("TERM").0, Some(0));
 }
 
 #[test]
@@ -276,7 +221,7 @@ fn an_ordinary_user_needs_no_root() {
     let mut command = Command::new(&program);
     command.args(["export", "./d0", "--fuse", "mnt"]).current_dir(bench.path("")).stdin(Stdio::null());
     command.env("URAID_RUNTIME_DIR", bench.path("run")).uid(65534).gid(65534);
-    let export = Export::start(command, bench.path("mnt"));
+    let export = bench.start(command);
     let as_user = |words: &[&str]| {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir(bench.path("")).uid(65534).gid(65534).output().unwrap()
@@ -285,7 +230,7 @@ fn an_ordinary_user_needs_no_root() {
     assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
     let read = as_user(&["dd", "if=mnt/data", "bs=1k", "count=3", "status=none"]);
     assert_eq!(read.stdout.len(), 3072);
-    assert_eq!(export.stop().0, Some(0));
+    assert_eq!(export.signal("TERM").0, Some(0));
     assert!(!is_mounted(&bench.path("mnt")));
 }
 
@@ -296,10 +241,10 @@ fn for_reading_only() {
     let before = bench.held();
     let export = bench.export("--read-only");
     let mut found = vec![0; bench::DATA];
-    File::open(&export.file).unwrap().read_exact(&mut found).unwrap();
+    File::open(&export.place).unwrap().read_exact(&mut found).unwrap();
     assert!(found == bench::data(1));
-    assert!(File::options().write(true).open(&export.file).is_err());
-    assert_eq!(export.stop().0, Some(0));
+    assert!(File::options().write(true).open(&export.place).is_err());
+    assert_eq!(export.signal("TERM").0, Some(0));
     assert!(bench.held() == before, "not a byte of any member");
 }
 
@@ -307,10 +252,10 @@ fn for_reading_only() {
 fn whoever_still_has_it_open_loses_it_and_the_lu_is_none_the_worse() {
     let bench = Bench::new();
     let export = bench.export("");
-    let file = export.open();
+    let file = open(&export);
     let bytes = pattern(MEBIBYTE, 9);
     file.write_all_at(&bytes, 0).unwrap();
-    let (code, told) = export.stop();
+    let (code, told) = export.signal("TERM");
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("still in use"), "{told}");
     assert!(file.write_at(&bytes, 0).is_err() && file.read_at(&mut [0; 512], 0).is_err());
@@ -336,17 +281,16 @@ fn unmounted_by_another_it_ends_and_by_a_verb_too() {
 fn what_a_killed_server_left_is_cleared_away() {
     let bench = Bench::new();
     let mut export = bench.export("");
-    export.open().write_all_at(b"kept", 5).unwrap();
-    export.child.kill().unwrap();
-    export.child.wait().unwrap();
+    open(&export).write_all_at(b"kept", 5).unwrap();
+    export.kill();
     assert_eq!(fs::read_dir(bench.path("mnt")).unwrap_err().raw_os_error(), Some(107), "not connected");
     let again = bench.export("");
     let mut found = [0; 4];
-    again.open().read_exact_at(&mut found, 5).unwrap();
+    open(&again).read_exact_at(&mut found, 5).unwrap();
     assert_eq!(&found, b"kept");
     // The first one's guard must not take the second one's mount.
     std::mem::forget(export);
-    assert_eq!(again.stop().0, Some(0));
+    assert_eq!(again.signal("TERM").0, Some(0));
 }
 
 #[test]
@@ -361,7 +305,7 @@ fn only_an_empty_folder_is_mounted_on() {
     bench.ends_untouched(2, "export ./d0", &["--fuse"]);
     let export = bench.export("");
     bench.ends(5, "export ./d1 --fuse mnt");
-    assert_eq!(export.stop().0, Some(0));
+    assert_eq!(export.signal("TERM").0, Some(0));
 }
 
 #[test]
@@ -370,9 +314,9 @@ fn the_daemon_mounts_what_is_listed() {
     let text = "[[lu]]\nname = 'mine'\ndisks = ['d0', 'd1', 'd2', 'd3']\nfuse = 'mnt'\n";
     fs::write(bench.path("uraid.toml"), text).unwrap();
     bench.ok("config check uraid.toml");
-    let daemon = Export::start(bench.command("daemon --config uraid.toml"), bench.path("mnt"));
-    assert_eq!(daemon.file, bench.path("mnt/data").canonicalize().unwrap());
-    daemon.open().write_all_at(b"x", 0).unwrap();
-    assert_eq!(daemon.stop().0, Some(0));
+    let daemon = bench.start(bench.command("daemon --config uraid.toml"));
+    assert_eq!(Path::new(&daemon.place), bench.path("mnt/data").canonicalize().unwrap());
+    open(&daemon).write_all_at(b"x", 0).unwrap();
+    assert_eq!(daemon.signal("TERM").0, Some(0));
     assert!(!is_mounted(&bench.path("mnt")));
 }

@@ -7,16 +7,18 @@
 
 #[path = "common/bench.rs"]
 mod bench;
+#[path = "common/export.rs"]
+mod export;
 #[path = "common/pattern.rs"]
 mod pattern;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Process, Stdio};
+use std::process::Command as Process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -32,6 +34,7 @@ use uraid::serve::nbd::wire::{self, Command, Errno, Request, chunk, flag, option
 use uraid::serve::nbd::{Address, CONNECTIONS, Listener, REQUEST_BYTES, REQUESTS, Server};
 use uraid::units::{Level, Sectors};
 
+use export::Export;
 use pattern::pattern;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -49,32 +52,6 @@ impl Deref for Bench {
 
     fn deref(&self) -> &bench::Bench {
         &self.0
-    }
-}
-
-/// A running `uraid export`, killed when dropped.
-struct Export {
-    child: Child,
-    uri: String,
-}
-
-impl Drop for Export {
-    fn drop(&mut self) {
-        // It may have gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Export {
-    /// Sends a signal and waits for the end: exit code and standard error.
-    fn signal(mut self, name: &str) -> (Option<i32>, String) {
-        let pid = self.child.id().to_string();
-        assert!(Process::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-        let code = self.child.wait().unwrap().code();
-        let mut told = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-        (code, told)
     }
 }
 
@@ -103,16 +80,7 @@ impl Bench {
     /// Starts `uraid export ./d0 LINE` and waits until it serves.
     #[track_caller]
     fn export(&self, line: &str) -> Export {
-        let mut command = self.command(&format!("export ./d0 {line}"));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut uri = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut uri).unwrap();
-        let export = Export { child, uri: uri.trim().to_owned() };
-        if export.uri.is_empty() {
-            let (code, told) = export.signal("TERM");
-            panic!("export {line}: {code:?}: {told}");
-        }
-        export
+        Export::start(self.command(&format!("export ./d0 {line}")))
     }
 
     fn connect(&self) -> Client {
@@ -286,7 +254,7 @@ fn libnbd_copies_both_ways() {
     let bench = Bench::new();
     bench.raid5();
     let export = bench.export("--nbd unix:s");
-    let uri = export.uri.as_str();
+    let uri = export.place.as_str();
     assert_eq!(fs::metadata(bench.path("s")).unwrap().permissions().mode() & 0o777, 0o600);
     let told: Value = serde_json::from_str(&bench.client("nbdinfo", &["--json", "--list", uri])).unwrap();
     let told = &told["exports"][0];
@@ -318,7 +286,7 @@ fn qemu_reads_writes_and_converts() {
     let bench = Bench::new();
     bench.raid5();
     let export = bench.export("--nbd tcp:127.0.0.1:0");
-    let uri = export.uri.as_str();
+    let uri = export.place.as_str();
     assert!(uri.starts_with("nbd://127.0.0.1:") && uri.ends_with("/data"), "{uri}");
     let info: Value =
         serde_json::from_str(&bench.client("qemu-img", &["info", "--output=json", uri])).unwrap();
@@ -353,7 +321,7 @@ fn fio_verifies_what_it_wrote() {
     let bench = Bench::new();
     bench.raid5();
     let export = bench.export("--nbd unix:s");
-    let uri = format!("--uri={}", export.uri);
+    let uri = format!("--uri={}", export.place);
     for (block, depth) in [("512-512", "32"), ("4k-4k", "64"), ("3k-70k", "16"), ("1m-1m", "4")] {
         let (block, depth) = (format!("--bsrange={block}"), format!("--iodepth={depth}"));
         let fixed = [
@@ -511,7 +479,7 @@ fn a_read_only_export_changes_nothing() {
     let disk = || fs::read(bench.path("d1")).unwrap();
     let before = disk();
     let export = bench.export("--nbd unix:s --read-only");
-    assert!(bench.client("nbdinfo", &[&export.uri]).contains("is_read_only: true"));
+    assert!(bench.client("nbdinfo", &[&export.place]).contains("is_read_only: true"));
     let mut client = Client::ready(&bench.path("s"), true);
     for (command, payload) in
         [(Command::Write, &[1; 512][..]), (Command::WriteZeroes, &[]), (Command::Trim, &[])]
@@ -918,7 +886,7 @@ fn what_cannot_be_served_has_its_exit_code() {
     assert!(!bench.path("s").exists(), "a refusal leaves no socket");
 
     let export = bench.export("--nbd unix:s --json --quiet");
-    assert_eq!(export.uri, "{", "a document");
+    assert_eq!(export.place, "{", "a document");
     bench.expect(5, "export ./d0 --nbd unix:s");
     let told = bench.expect(5, "export ./d0 --nbd unix:t");
     assert!(told.contains("d0") && !bench.path("t").exists(), "{told}");
@@ -927,6 +895,6 @@ fn what_cannot_be_served_has_its_exit_code() {
     assert_eq!(export.signal("TERM").0, Some(0));
 
     let open = bench.export("--nbd tcp:0.0.0.0:0 --insecure");
-    assert!(open.uri.starts_with("nbd://0.0.0.0:"), "{}", open.uri);
+    assert!(open.place.starts_with("nbd://0.0.0.0:"), "{}", open.place);
     assert_eq!(open.signal("TERM").0, Some(0));
 }

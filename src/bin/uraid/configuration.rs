@@ -11,7 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use uraid::ErrorKind;
 use uraid::format::superblock::Uuid;
-use uraid::serve::nbd::Address;
+use uraid::serve::nbd::{Address, Tls};
 
 use crate::failure::{Failure, Outcome};
 use crate::target::{Leave, Target};
@@ -35,6 +35,8 @@ struct Entry {
     /// Where the daemon serves it over NBD, and as a file: relative folders count from the file's.
     nbd: Option<Spanned<String>>,
     fuse: Option<Spanned<PathBuf>>,
+    /// Certificates for NBD.
+    tls: Option<Spanned<PathBuf>>,
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
@@ -54,6 +56,8 @@ pub(crate) struct Listed {
     /// Where the daemon serves it over NBD, and as a file; it leaves those alone that it is not to serve.
     pub(crate) nbd: Option<Address>,
     pub(crate) fuse: Option<PathBuf>,
+    /// NBD under TLS only, with the certificates of this folder.
+    pub(crate) tls: Option<PathBuf>,
     /// For reading only.
     pub(crate) read_only: bool,
     /// To other machines, too.
@@ -158,7 +162,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Listed>, Vec<Wrong>> 
     let mut lus: Vec<Listed> = Vec::new();
     let mut seen: Vec<PathBuf> = Vec::new();
     for entry in file.lu {
-        let Entry { name, disks, nbd, fuse, read_only, insecure } = entry;
+        let Entry { name, disks, nbd, fuse, tls, read_only, insecure } = entry;
         let (span, label) = (name.span(), name.into_inner());
         if label.is_empty() || label.contains('/') {
             wrong(span.clone(), format!("'{label}' is no name: a path is never looked up here"));
@@ -199,8 +203,16 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Listed>, Vec<Wrong>> 
                 wrong(span.clone(), format!("{} is no directory to mount on", place.display()));
             }
         }
+        let tls = tls.map(|place| (place.span(), folder.join(place.into_inner())));
+        if let Some((span, place)) = &tls {
+            if nbd.is_none() || insecure {
+                wrong(span.clone(), "tls is for an nbd address that is not insecure".into());
+            } else if let Err(error) = Tls::load(place) {
+                wrong(span.clone(), error.to_string());
+            }
+        }
         let (nbd, fuse) = (address.map(|(_, address)| address), fuse.map(|(_, place)| place));
-        lus.push(Listed { target, nbd, fuse, read_only, insecure });
+        lus.push(Listed { target, nbd, fuse, tls: tls.map(|(_, place)| place), read_only, insecure });
     }
     wrongs.sort_by_key(|wrong| wrong.line);
     if wrongs.is_empty() { Ok(lus) } else { Err(wrongs) }
@@ -220,7 +232,7 @@ mod tests {
         let disks = vec!["/a".into(), "/etc/x/b".into()];
         let target = Target::listed_in(Path::new(PATH), "data".into(), disks);
         let nbd = Some(Address::Unix("/s".into()));
-        assert_eq!(lus[0], Listed { target, nbd, fuse: None, read_only: false, insecure: false });
+        assert_eq!(lus[0], Listed { target, nbd, fuse: None, tls: None, read_only: false, insecure: false });
         assert_eq!((lus[1].nbd.clone(), lus[1].read_only), (None, true));
         assert_eq!(lus[1].fuse, Some("/etc/x/mnt".into()));
         let config = Config { path: PATH.into(), lus };
@@ -241,6 +253,8 @@ mod tests {
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nread_only = 1\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nnbd = 'unix'\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nfuse = '/dev/null'\n"), [4]);
+        assert_eq!(lines(&format!("{good}tls = '/nowhere'\n")), [5]);
+        assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\ntls = '/nowhere'\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a/b'\ndisks = ['/a',\n'/b',\n'/a']\n"), [2, 5]);
         assert_eq!(lines(&format!("{good}{good}")), [6, 7, 8]);
         assert_eq!(lines("[lu"), [1]);

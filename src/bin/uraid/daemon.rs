@@ -74,13 +74,13 @@ fn start(config: &Config, console: &Console) -> Outcome<Vec<Hold>> {
     let mut holds = Vec::new();
     let mut first: Option<Failure> = None;
     for listed in config.lus() {
-        let Listed { target, nbd, fuse, read_only, insecure } = listed;
+        let Listed { target, nbd, fuse, tls, read_only, insecure } = listed;
         if nbd.is_none() && fuse.is_none() {
             continue;
         }
         let (leave, read_only, insecure) = (Leave::default(), *read_only, *insecure);
-        let (nbd, fuse) = (nbd.as_ref(), fuse.as_deref());
-        let service = Service { nbd, fuse, read_only, insecure, leave: &leave };
+        let (nbd, fuse, tls) = (nbd.as_ref(), fuse.as_deref(), tls.as_deref());
+        let service = Service { nbd, fuse, read_only, insecure, tls, leave: &leave };
         match Hold::start(target.clone(), &service, console) {
             Ok(hold) => holds.push(hold),
             Err(failure) => {

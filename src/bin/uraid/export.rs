@@ -31,6 +31,10 @@ pub(crate) struct Export {
     /// Serve it for reading, and change no byte of any member.
     #[arg(long)]
     read_only: bool,
+    /// Serve NBD under TLS only, with server-cert.pem and server-key.pem of this folder; with a ca-cert.pem there,
+    /// clients have to show a certificate of its.
+    #[arg(long, value_name = "DIR", requires = "nbd", conflicts_with = "insecure")]
+    tls: Option<PathBuf>,
     /// Serve other machines too, although NBD in the clear neither encrypts nor asks for a password.
     #[arg(long)]
     insecure: bool,
@@ -47,8 +51,8 @@ impl Export {
         let interrupt = Interrupt::watch()?;
         let target = Target::resolve(&self.lu)?;
         let Export { read_only, insecure, leave, .. } = &self;
-        let (nbd, fuse) = (self.nbd.as_ref(), self.fuse.as_deref());
-        let service = Service { nbd, fuse, read_only: *read_only, insecure: *insecure, leave };
+        let (nbd, fuse, tls) = (self.nbd.as_ref(), self.fuse.as_deref(), self.tls.as_deref());
+        let service = Service { nbd, fuse, read_only: *read_only, insecure: *insecure, tls, leave };
         let mut hold = Hold::start(target, &service, console)?;
         let told = match console.is_json() {
             true => console.document("export", hold.report()),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use uraid::lu::Status;
 use uraid::serve::control::{self, Holding};
 use uraid::serve::fuse::{self, Folder};
-use uraid::serve::nbd::{self, Address, Listener, Reach};
+use uraid::serve::nbd::{self, Address, Listener, Reach, Tls};
 use uraid::{ErrorKind, Lu};
 
 use crate::console::Console;
@@ -36,6 +36,8 @@ pub(crate) struct Service<'a> {
     pub(crate) read_only: bool,
     /// To other machines, too.
     pub(crate) insecure: bool,
+    /// Under TLS, with the certificates of this folder.
+    pub(crate) tls: Option<&'a Path>,
     pub(crate) leave: &'a Leave,
 }
 
@@ -147,13 +149,16 @@ impl Hold {
 
 impl Service<'_> {
     fn listen(&self, address: &Address) -> Outcome<Listener> {
+        if let Some(folder) = self.tls {
+            return Ok(Listener::bind_secured(address, Tls::load(folder)?)?);
+        }
         let reach = if self.insecure { Reach::Network } else { Reach::Local };
         Listener::bind_within(address, reach).map_err(|error| {
             let failure = Failure::from(error);
             match failure.kind() {
-                Some(ErrorKind::Refused) => {
-                    failure.remedy("if the network between is yours alone: --insecure")
-                }
+                Some(ErrorKind::Refused) => failure.remedy(
+                    "serve it under TLS: --tls DIR; or, if the network between is yours alone: --insecure",
+                ),
                 _ => failure,
             }
         })

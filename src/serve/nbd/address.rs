@@ -73,6 +73,8 @@ impl FromStr for Address {
 pub struct Listener {
     fd: OwnedFd,
     place: Place,
+    #[cfg(feature = "tls")]
+    tls: Option<super::Tls>,
 }
 
 #[derive(Debug)]
@@ -97,20 +99,51 @@ impl Listener {
     /// farther than `reach`, [`ErrorKind::NotFound`] for a host nobody knows, [`ErrorKind::Usage`] for a path
     /// that is no socket or too long, [`ErrorKind::Io`] for what the system refuses.
     pub fn bind_within(address: &Address, reach: Reach) -> Result<Listener> {
-        match address {
+        let (fd, place) = match address {
             Address::Unix(path) => bind_unix(path),
             Address::Tcp(host, port) => bind_tcp(host, *port, reach),
+        }?;
+        Ok(Listener {
+            fd,
+            place,
+            #[cfg(feature = "tls")]
+            tls: None,
+        })
+    }
+
+    /// Listens on `address`, which may be reached from anywhere: whoever connects is told nothing before TLS.
+    ///
+    /// # Errors
+    /// As [`bind_within`](Listener::bind_within).
+    #[cfg(feature = "tls")]
+    pub fn bind_secured(address: &Address, tls: super::Tls) -> Result<Listener> {
+        Ok(Listener { tls: Some(tls), ..Listener::bind_within(address, Reach::Network)? })
+    }
+
+    /// What to serve with, if not in the clear.
+    #[cfg(feature = "tls")]
+    pub(super) fn tls(&self) -> Option<&super::Tls> {
+        self.tls.as_ref()
+    }
+
+    /// What URIs call the protocol.
+    fn scheme(&self) -> &'static str {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return "nbds";
         }
+        "nbd"
     }
 
     /// What clients connect to: the URI of `export` here.
     pub fn uri(&self, export: &str) -> String {
-        let export = escaped(export.as_bytes(), b"");
+        let (export, scheme) = (escaped(export.as_bytes(), b""), self.scheme());
         match &self.place {
             Place::Unix(file) => {
-                format!("nbd+unix:///{export}?socket={}", escaped(file.path.as_os_str().as_bytes(), b"/"))
+                let path = escaped(file.path.as_os_str().as_bytes(), b"/");
+                format!("{scheme}+unix:///{export}?socket={path}")
             }
-            Place::Tcp(at) => format!("nbd://{at}/{export}"),
+            Place::Tcp(at) => format!("{scheme}://{at}/{export}"),
         }
     }
 
@@ -146,7 +179,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-fn bind_unix(path: &Path) -> Result<Listener> {
+fn bind_unix(path: &Path) -> Result<(OwnedFd, Place)> {
     // A client may be in another folder.
     let path = std::path::absolute(path).map_err(|error| at_path(path, error))?;
     let name = SocketAddrUnix::new(path.as_path()).map_err(|_| {
@@ -161,7 +194,7 @@ fn bind_unix(path: &Path) -> Result<Listener> {
     fs::set_permissions(&file.path, Permissions::from_mode(0o600))
         .and_then(|()| Ok(listen(&fd, BACKLOG)?))
         .map_err(|error| at_path(&file.path, error))?;
-    Ok(Listener { fd, place: Place::Unix(file) })
+    Ok((fd, Place::Unix(file)))
 }
 
 /// Removes what a dead server left at `path`; a living one is an error.
@@ -196,7 +229,7 @@ fn at_path(path: &Path, error: io::Error) -> Error {
     Error::new(kind, format!("{}: {error}", path.display())).with_source(error)
 }
 
-fn bind_tcp(host: &str, port: u16, reach: Reach) -> Result<Listener> {
+fn bind_tcp(host: &str, port: u16, reach: Reach) -> Result<(OwnedFd, Place)> {
     let failed = |kind: ErrorKind, error: io::Error| {
         Error::new(kind, format!("{host} port {port}: {error}")).with_source(error)
     };
@@ -213,7 +246,7 @@ fn bind_tcp(host: &str, port: u16, reach: Reach) -> Result<Listener> {
     })?;
     let place = listener.local_addr().and_then(|at| listener.set_nonblocking(true).map(|()| at));
     let place = Place::Tcp(place.map_err(|error| failed(ErrorKind::Io, error))?);
-    Ok(Listener { fd: listener.into(), place })
+    Ok((listener.into(), place))
 }
 
 /// `bytes` as part of a URI: letters, digits, `-._~` and what `also` has as they are.

@@ -27,6 +27,7 @@ use super::super::kept::Kept;
 use super::handshake::Terms;
 use super::intake::{Arrived, Intake};
 use super::outbox::{Outbox, Reply};
+use super::transport::Transport;
 use super::wire::{Command, Errno, Request, flag};
 use super::{PATIENCE_SECONDS, REQUEST_BYTES, REQUESTS};
 
@@ -49,6 +50,7 @@ pub(super) struct Connection<'a> {
     read_only: bool,
     terms: Terms,
     socket: BorrowedFd<'a>,
+    transport: Transport<'a>,
     /// Readable when the server stops.
     bell: BorrowedFd<'a>,
     /// Once it stops: how long the client has to take its last replies.
@@ -92,7 +94,7 @@ impl Job {
 }
 
 impl<'a> Connection<'a> {
-    /// A connection over `socket`, which is not blocking. `bell` is readable when it is time to go.
+    /// A connection over `transport`, whose socket is `socket`, and is not blocking. `bell` is readable when it is time to go.
     ///
     /// # Errors
     /// Those of [`Lu::queue`]; [`ErrorKind::Io`] if the system has no descriptor left.
@@ -101,6 +103,7 @@ impl<'a> Connection<'a> {
         read_only: bool,
         terms: Terms,
         socket: BorrowedFd<'a>,
+        transport: Transport<'a>,
         bell: BorrowedFd<'a>,
     ) -> Result<Connection<'a>> {
         let queue = lu.queue(REQUESTS)?;
@@ -116,6 +119,7 @@ impl<'a> Connection<'a> {
             read_only,
             terms,
             socket,
+            transport,
             bell,
             leaving: None,
             intake: Intake::new(),
@@ -143,6 +147,7 @@ impl<'a> Connection<'a> {
             }
             moved |= self.send_replies()?;
             if self.is_over() {
+                self.transport.close();
                 return Ok(());
             }
             if !moved {
@@ -154,7 +159,7 @@ impl<'a> Connection<'a> {
     fn take_requests(&mut self) -> io::Result<bool> {
         let mut moved = false;
         while self.intake.is_amid_payload() || self.has_room() {
-            let Some(arrived) = self.intake.next(self.socket)? else { break };
+            let Some(arrived) = self.intake.next(&mut self.transport)? else { break };
             moved = true;
             match arrived {
                 Arrived::Head(request) => self.begin(request),
@@ -171,18 +176,20 @@ impl<'a> Connection<'a> {
 
     fn send_replies(&mut self) -> io::Result<bool> {
         let mut moved = false;
-        while let Some(reply) = self.outbox.next_sent(self.socket)? {
+        while let Some(reply) = self.outbox.next_sent(&mut self.transport)? {
             moved = true;
             self.held -= reply.cost;
             if let Some((buffer, _)) = reply.data {
                 self.kept.keep(buffer);
             }
         }
+        self.transport.push()?;
         Ok(moved)
     }
 
     fn is_over(&self) -> bool {
-        let answered = self.free.len() == REQUESTS && self.outbox.len() == 0;
+        let sent = self.outbox.len() == 0 && !self.transport.is_pending();
+        let answered = self.free.len() == REQUESTS && sent;
         let leaving = self.intake.has_ended() || self.leaving.is_some();
         (leaving && answered) || self.leaving.is_some_and(|until| Instant::now() >= until)
     }
@@ -228,7 +235,7 @@ impl<'a> Connection<'a> {
         let reads = !self.intake.has_ended() && (self.intake.is_amid_payload() || self.has_room());
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, reads);
-        wanted.set(PollFlags::OUT, self.outbox.len() > 0);
+        wanted.set(PollFlags::OUT, self.outbox.len() > 0 || self.transport.is_pending());
         wanted
     }
 }

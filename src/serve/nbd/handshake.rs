@@ -43,25 +43,61 @@ pub(super) struct Terms {
     pub allocation: bool,
 }
 
+/// How the bytes of a handshake are protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "there is only one without TLS"))]
+pub(super) enum Security {
+    /// They are not, and need not be.
+    Clear,
+    /// They are not yet: nothing is told before.
+    Wanted,
+    /// By TLS.
+    Secured,
+}
+
 /// What comes after an option.
 enum Next {
     More,
     Serve,
+    Secure,
     Leave,
 }
 
-/// Talks with a client until it wants to be served, or leaves: `None`.
+/// What has become of a handshake.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Agreed {
+    /// The client is to be served.
+    Serve(Terms),
+    /// TLS begins; after that [`negotiate`] starts anew, and nothing of what was agreed upon before counts.
+    Secure,
+    /// It leaves.
+    Leave,
+}
+
+/// Greets a client. True if it wants the zeroes that EXPORT_NAME is answered with.
 ///
 /// # Errors
-/// Those of the stream, its end in the middle of something, and [`ErrorKind::InvalidData`] for a client that
-/// is not understood. All mean the same: close.
-pub(super) fn shake_hands(stream: &mut (impl Read + Write), export: &Export) -> Result<Option<Terms>> {
+/// As [`negotiate`].
+pub(super) fn greet(stream: &mut (impl Read + Write)) -> Result<bool> {
     stream.write_all(&wire::greeting())?;
     let flags = u32::from_be_bytes(read(stream)?);
     if flags & !(wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES) != 0 {
         return Err(Error::new(ErrorKind::InvalidData, "unknown client flags"));
     }
-    let zeros = flags & wire::FLAG_NO_ZEROES == 0;
+    Ok(flags & wire::FLAG_NO_ZEROES == 0)
+}
+
+/// Talks with a client that was greeted until it wants to be served, or leaves.
+///
+/// # Errors
+/// Those of the stream, its end in the middle of something, and [`ErrorKind::InvalidData`] for a client that
+/// is not understood. All mean the same: close.
+pub(super) fn negotiate(
+    stream: &mut (impl Read + Write),
+    export: &Export,
+    security: Security,
+    zeros: bool,
+) -> Result<Agreed> {
     let mut terms = Terms::default();
     for _ in 0..OPTIONS {
         let head = wire::option_head(&read(stream)?);
@@ -72,12 +108,19 @@ pub(super) fn shake_hands(stream: &mut (impl Read + Write), export: &Export) -> 
         let mut data = vec![0; length as usize];
         stream.read_exact(&mut data)?;
         let mut answer = Vec::new();
-        let next = export.answer(number, &data, zeros, &mut terms, &mut answer);
+        let next = match security {
+            Security::Wanted => before_tls(number, &data, &mut answer),
+            Security::Clear | Security::Secured => {
+                export.answer(number, &data, zeros, security, &mut terms, &mut answer)
+            }
+        };
         stream.write_all(&answer)?;
+        stream.flush()?;
         match next {
             Next::More => {}
-            Next::Serve => return Ok(Some(terms)),
-            Next::Leave => return Ok(None),
+            Next::Serve => return Ok(Agreed::Serve(terms)),
+            Next::Secure => return Ok(Agreed::Secure),
+            Next::Leave => return Ok(Agreed::Leave),
         }
     }
     Err(Error::new(ErrorKind::InvalidData, "no end of options"))
@@ -89,9 +132,37 @@ fn read<const N: usize>(stream: &mut impl Read) -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// Appends the answer to one option to `out` while TLS is wanted and not there: nothing is told.
+fn before_tls(number: u32, data: &[u8], out: &mut Vec<u8>) -> Next {
+    let mut say = |kind: u32, data: &[u8]| out.extend(wire::option_reply(number, kind, data));
+    match number {
+        // The only refusal this option has.
+        option::EXPORT_NAME => return Next::Leave,
+        option::ABORT => {
+            say(reply::ACK, &[]);
+            return Next::Leave;
+        }
+        option::STARTTLS if data.is_empty() => {
+            say(reply::ACK, &[]);
+            return Next::Secure;
+        }
+        option::STARTTLS => say(reply::ERR_INVALID, b"this option has no data"),
+        _ => say(reply::ERR_TLS_REQD, b"TLS comes first here"),
+    }
+    Next::More
+}
+
 impl Export {
     /// Appends the answer to one option to `out`.
-    fn answer(&self, number: u32, data: &[u8], zeros: bool, terms: &mut Terms, out: &mut Vec<u8>) -> Next {
+    fn answer(
+        &self,
+        number: u32,
+        data: &[u8],
+        zeros: bool,
+        security: Security,
+        terms: &mut Terms,
+        out: &mut Vec<u8>,
+    ) -> Next {
         let mut say = |kind: u32, data: &[u8]| out.extend(wire::option_reply(number, kind, data));
         match number {
             option::EXPORT_NAME => {
@@ -128,6 +199,10 @@ impl Export {
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
                 self.contexts(number == option::SET_META_CONTEXT, data, terms, &mut say);
             }
+            option::STARTTLS if security == Security::Secured => {
+                say(reply::ERR_INVALID, b"TLS is there already")
+            }
+            option::STARTTLS => say(reply::ERR_POLICY, b"no TLS here"),
             _ => say(reply::ERR_UNSUP, b"not supported"),
         }
         Next::More
@@ -237,9 +312,18 @@ mod tests {
 
     /// What comes of `flags` and `options`, and what the server says behind its greeting.
     fn talk(flags: u32, options: &[Vec<u8>]) -> (Result<Option<Terms>>, Vec<u8>) {
+        let (result, said) = talk_under(Security::Clear, flags, options);
+        let result = result.map(|agreed| match agreed {
+            Agreed::Serve(terms) => Some(terms),
+            Agreed::Secure | Agreed::Leave => None,
+        });
+        (result, said)
+    }
+
+    fn talk_under(security: Security, flags: u32, options: &[Vec<u8>]) -> (Result<Agreed>, Vec<u8>) {
         let client = [&flags.to_be_bytes()[..], &options.concat()].concat();
         let mut said = Said { client: &client, server: Vec::new() };
-        let result = shake_hands(&mut said, &export());
+        let result = greet(&mut said).and_then(|zeros| negotiate(&mut said, &export(), security, zeros));
         (result, said.server.split_off(18))
     }
 
@@ -309,6 +393,32 @@ mod tests {
         let ack = reply::ACK;
         let expected = [invalid, unknown, invalid, invalid, reply::ERR_UNSUP, reply::SERVER, ack, ack];
         assert_eq!(kinds(&said), expected);
+    }
+
+    #[test]
+    fn nothing_is_told_before_tls() {
+        let options = [
+            option(option::LIST, &[]),
+            option(option::INFO, &go("data", &[])),
+            option(option::STRUCTURED_REPLY, &[]),
+            option(option::SET_META_CONTEXT, &contexts(&["base:allocation"])),
+            option(99, &[]),
+            option(option::STARTTLS, b"?"),
+            option(option::STARTTLS, &[]),
+            option(option::LIST, &[]),
+        ];
+        let (agreed, said) = talk_under(Security::Wanted, 3, &options);
+        assert_eq!(agreed.unwrap(), Agreed::Secure, "what was sent behind it is not looked at");
+        let first = reply::ERR_TLS_REQD;
+        assert_eq!(kinds(&said), [first, first, first, first, first, reply::ERR_INVALID, reply::ACK]);
+        assert!(!said.windows(4).any(|word| word == b"data"), "not even its name");
+        let (agreed, said) = talk_under(Security::Wanted, 3, &[option(option::EXPORT_NAME, b"data")]);
+        assert_eq!((agreed.unwrap(), said), (Agreed::Leave, vec![]));
+        let again = [option(option::STARTTLS, &[]), option(option::ABORT, &[])];
+        let (agreed, said) = talk_under(Security::Secured, 3, &again);
+        assert_eq!((agreed.unwrap(), kinds(&said)), (Agreed::Leave, vec![reply::ERR_INVALID, reply::ACK]));
+        let (_, said) = talk_under(Security::Clear, 3, &again);
+        assert_eq!(kinds(&said), [reply::ERR_POLICY, reply::ACK]);
     }
 
     #[test]

@@ -5,12 +5,10 @@
 //! the payload it was told to expect, nothing else. Refuses to know what a request means.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::AsFd;
-
-use rustix::io::{Errno, readv};
 
 use crate::disk::AlignedBuf;
 
+use super::transport::Transport;
 use super::wire::{REQUEST_HEAD, Request};
 
 /// Bytes that are read ahead. More would be copied from here instead of going to a payload's buffer directly.
@@ -52,7 +50,7 @@ impl Intake {
     ///
     /// # Errors
     /// The socket's; [`io::ErrorKind::InvalidData`] if what comes is no request.
-    pub(super) fn next(&mut self, socket: impl AsFd) -> io::Result<Option<Arrived>> {
+    pub(super) fn next(&mut self, transport: &mut Transport<'_>) -> io::Result<Option<Arrived>> {
         loop {
             if let Some(arrived) = self.whole()? {
                 return Ok(Some(arrived));
@@ -60,7 +58,7 @@ impl Intake {
             if !self.readable || self.ended {
                 return Ok(None);
             }
-            self.read(&socket)?;
+            self.read(transport)?;
         }
     }
 
@@ -119,7 +117,7 @@ impl Intake {
     }
 
     /// One read. A payload under way has used up all that was staged.
-    fn read(&mut self, socket: impl AsFd) -> io::Result<()> {
+    fn read(&mut self, transport: &mut Transport<'_>) -> io::Result<()> {
         self.staged.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         let room = &mut self.staged[self.end..];
@@ -128,14 +126,14 @@ impl Intake {
             direct = &mut buffer[*at..*at + *left];
         }
         let (wanted, ahead) = (direct.len(), room.len());
-        match readv(socket, &mut [IoSliceMut::new(direct), IoSliceMut::new(room)]) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => self.readable = false,
-            Err(error) => return Err(error.into()),
+        match transport.receive(&mut [IoSliceMut::new(direct), IoSliceMut::new(room)]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) => return Err(error),
             Ok(0) => self.ended = true,
             Ok(got) => {
                 // Less than there was room for: the socket is empty.
-                self.readable = got == wanted + ahead;
+                self.readable = got == wanted + ahead || !transport.is_greedy();
                 let into = got.min(wanted);
                 if let Some(payload) = &mut self.payload {
                     (payload.at, payload.left) = (payload.at + into, payload.left - into);
@@ -150,6 +148,7 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::super::wire::Command;
@@ -167,7 +166,8 @@ mod tests {
 
     /// Takes what is there; payloads of writes to odd places are kept, of others discarded.
     fn take(intake: &mut Intake, socket: &UnixStream, out: &mut Vec<(u64, Vec<u8>)>) {
-        while let Some(arrived) = intake.next(socket).unwrap() {
+        let mut transport = Transport::Clear(socket.as_fd());
+        while let Some(arrived) = intake.next(&mut transport).unwrap() {
             match arrived {
                 Arrived::Head(head) => {
                     let length = head.length as usize;
@@ -229,6 +229,7 @@ mod tests {
     fn what_is_no_request_is_an_error() {
         let (mut client, server) = pair();
         client.write_all(&[7; REQUEST_HEAD]).unwrap();
-        assert_eq!(Intake::new().next(&server).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        let mut transport = Transport::Clear(server.as_fd());
+        assert_eq!(Intake::new().next(&mut transport).err().unwrap().kind(), io::ErrorKind::InvalidData);
     }
 }

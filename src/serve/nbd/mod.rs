@@ -19,11 +19,12 @@
 //! ```
 //!
 //! # What is spoken
-//! Options: LIST, INFO, GO, EXPORT_NAME, ABORT, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT
+//! Options: LIST, INFO, GO, EXPORT_NAME, ABORT, STARTTLS, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT
 //! (`base:allocation`); all others are answered "unsupported". Commands: READ, WRITE, FLUSH, WRITE_ZEROES,
-//! TRIM, CACHE, BLOCK_STATUS, DISC. There is one export, the LU, by its name or the empty name. Nothing is
-//! encrypted and nobody is asked who he is: a Unix socket has mode 0600, and TCP beyond this machine is for
-//! whoever says [`Reach::Network`].
+//! TRIM, CACHE, BLOCK_STATUS, DISC. There is one export, the LU, by its name or the empty name. With a
+//! `Tls` (feature `tls`, [`Listener`]) a client is told nothing before it has begun TLS and, if the server has an
+//! authority, shown a certificate. Without, nothing is encrypted and nobody is asked who he is: a Unix socket has
+//! mode 0600, and TCP beyond this machine is for whoever says [`Reach::Network`].
 //!
 //! # Promises
 //! - A reply of success to WRITE, and then of success to a FLUSH sent after it on *any* connection, means
@@ -45,6 +46,7 @@
 //! | `handshake` | options, until both sides know what is served; any stream |
 //! | `connection` | requests and replies: one thread, one queue of the LU, one socket |
 //! | `intake`, `outbox` | its two directions, bytes that come in parts and go in parts |
+//! | `tls`, `transport` | their bytes, encrypted or as they are |
 //! | `server` | who may connect, how many, and how it all ends |
 //! | `address` | where to listen |
 
@@ -54,10 +56,15 @@ mod handshake;
 mod intake;
 mod outbox;
 mod server;
+#[cfg(feature = "tls")]
+mod tls;
+mod transport;
 pub mod wire;
 
 pub use address::{Address, Listener, Reach};
 pub use server::Server;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 /// Connections at a time, those that are not done with their handshake counted. More are closed at once.
 pub const CONNECTIONS: usize = 64;

@@ -7,14 +7,11 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::AsFd;
-
-use rustix::io::Errno as SystemErrno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use crate::disk::AlignedBuf;
 
 use super::handshake::ALLOCATION_ID;
+use super::transport::Transport;
 use super::wire::{CHUNK_HEAD, Errno, SIMPLE_HEAD, chunk, only_chunk, simple_reply};
 
 /// Most bytes before the data of a reply.
@@ -122,7 +119,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The socket's.
-    pub(super) fn next_sent(&mut self, socket: impl AsFd) -> io::Result<Option<Reply>> {
+    pub(super) fn next_sent(&mut self, transport: &mut Transport<'_>) -> io::Result<Option<Reply>> {
         loop {
             let front = self.replies.front().map(Reply::len);
             if let Some(length) = front.filter(|length| self.sent >= *length) {
@@ -132,12 +129,12 @@ impl Outbox {
             if front.is_none() || !self.writable {
                 return Ok(None);
             }
-            self.send(&socket)?;
+            self.send(transport)?;
         }
     }
 
     /// One system call.
-    fn send(&mut self, socket: impl AsFd) -> io::Result<()> {
+    fn send(&mut self, transport: &mut Transport<'_>) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); PARTS];
         let (mut used, mut wanted, mut skip) = (0, 0, self.sent);
         for part in self.replies.iter().flat_map(Reply::parts) {
@@ -152,14 +149,12 @@ impl Outbox {
                 (used, wanted) = (used + 1, wanted + part.len());
             }
         }
-        let mut nothing = SendAncillaryBuffer::default();
-        // A client that is gone is an error here, never a signal.
-        match sendmsg(socket, &slices[..used], &mut nothing, SendFlags::NOSIGNAL) {
-            Err(SystemErrno::INTR) => {}
-            Err(SystemErrno::AGAIN) => self.writable = false,
-            Err(error) => return Err(error.into()),
+        match transport.send(&slices[..used]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+            Err(error) => return Err(error),
             Ok(sent) => {
-                self.writable = sent == wanted;
+                self.writable = sent == wanted || !transport.is_greedy();
                 self.sent += sent;
             }
         }
@@ -170,6 +165,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -194,10 +190,10 @@ mod tests {
             client.read_to_end(&mut all).unwrap();
             all
         });
-        let mut costs = Vec::new();
+        let (mut costs, mut transport) = (Vec::new(), Transport::Clear(server.as_fd()));
         while outbox.len() > 0 {
             outbox.set_writable();
-            while let Some(sent) = outbox.next_sent(&server).unwrap() {
+            while let Some(sent) = outbox.next_sent(&mut transport).unwrap() {
                 costs.extend(sent.data.is_some().then_some(sent.cost));
             }
         }

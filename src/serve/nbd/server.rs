@@ -24,7 +24,8 @@ use crate::engine::Wake;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::connection::Connection;
-use super::handshake::{Export, shake_hands};
+use super::handshake::{Agreed, Export, Security, Terms, greet, negotiate};
+use super::transport::Transport;
 use super::{CONNECTIONS, Listener, PATIENCE_SECONDS};
 
 /// How long to let the system recover when it cannot give another descriptor.
@@ -43,6 +44,9 @@ pub struct Server {
 struct Shared {
     lu: Arc<Lu>,
     export: Export,
+    /// Clients are served under TLS only.
+    #[cfg(feature = "tls")]
+    tls: Option<super::Tls>,
     /// Rung once, when the server stops, and never silenced: it wakes every thread that sleeps on it.
     bell: Bell,
     connections: AtomicUsize,
@@ -70,7 +74,14 @@ impl Server {
             read_only,
         };
         let bell = Bell::new().map_err(failed)?;
-        let shared = Arc::new(Shared { lu, export, bell, connections: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            lu,
+            export,
+            #[cfg(feature = "tls")]
+            tls: listener.tls().cloned(),
+            bell,
+            connections: AtomicUsize::new(0),
+        });
         let own = shared.clone();
         let acceptor = thread::Builder::new().name("nbd accept".into()).spawn(move || accept(&own, listener));
         Ok(Server { shared, acceptor: Some(acceptor.map_err(failed)?) })
@@ -138,12 +149,49 @@ impl Shared {
             set_socket_keepalive(socket, true)?;
         }
         let until = Instant::now() + Duration::from_secs(PATIENCE_SECONDS);
-        let agreed = shake_hands(&mut Stream { socket, shared: self, until }, &self.export)?;
-        let Some(terms) = agreed else { return Ok(()) };
-        let read_only = self.export.read_only;
-        Connection::new(&self.lu, read_only, terms, socket.as_fd(), self.bell.as_fd())
+        let mut stream = Stream { socket, shared: self, until };
+        let zeros = greet(&mut stream)?;
+        match negotiate(&mut stream, &self.export, self.security(), zeros)? {
+            Agreed::Serve(terms) => self.attend(socket, Transport::Clear(socket.as_fd()), terms),
+            Agreed::Secure => self.secure(&mut stream, zeros),
+            Agreed::Leave => Ok(()),
+        }
+    }
+
+    fn attend(&self, socket: &OwnedFd, transport: Transport<'_>, terms: Terms) -> io::Result<()> {
+        let (read_only, bell) = (self.export.read_only, self.bell.as_fd());
+        Connection::new(&self.lu, read_only, terms, socket.as_fd(), transport, bell)
             .map_err(io::Error::other)?
             .serve()
+    }
+
+    #[cfg(feature = "tls")]
+    fn security(&self) -> Security {
+        if self.tls.is_some() { Security::Wanted } else { Security::Clear }
+    }
+
+    /// The handshake once more, under TLS.
+    #[cfg(feature = "tls")]
+    fn secure(&self, stream: &mut Stream<'_>, zeros: bool) -> io::Result<()> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let mut connection = tls.accept(stream)?;
+        let mut secured = rustls::Stream::new(&mut connection, stream);
+        let agreed = negotiate(&mut secured, &self.export, Security::Secured, zeros)?;
+        let Agreed::Serve(terms) = agreed else { return Ok(()) };
+        let socket = stream.socket;
+        let secured = super::tls::Secured::new(connection, socket.as_fd());
+        self.attend(socket, Transport::Secured(Box::new(secured)), terms)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn security(&self) -> Security {
+        Security::Clear
+    }
+
+    /// Without TLS nobody gets here.
+    #[cfg(not(feature = "tls"))]
+    fn secure(&self, _: &mut Stream<'_>, _: bool) -> io::Result<()> {
+        Ok(())
     }
 }
 
