@@ -31,7 +31,7 @@ use uraid::disk::{Backend, DiskId, DiskInfo, Disks, OpKind};
 use uraid::format::superblock::SLOT_BYTES;
 use uraid::lu::{Access, Policy, State};
 use uraid::serve::nbd::wire::{self, Command, Errno, Request, chunk, flag, option, reply};
-use uraid::serve::nbd::{Address, CONNECTIONS, Listener, REQUEST_BYTES, REQUESTS, Server};
+use uraid::serve::nbd::{Address, CONNECTIONS, Listener, REQUEST_BYTES, REQUESTS, SERVER_BYTES, Server};
 use uraid::units::{Level, Sectors};
 
 use export::Export;
@@ -597,6 +597,46 @@ fn odd_clients_hurt_nobody() {
     assert!(stopping.elapsed() < Duration::from_secs(20), "{:?}", stopping.elapsed());
     drop(greedy);
     assert_eq!(bench.status()["dirty"], false);
+}
+
+/// The memory of a process, in bytes.
+fn memory(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn the_greedy_share_what_there_is_and_leave_the_modest_alone() {
+    let bench = Bench::new();
+    bench.raid5();
+    let export = bench.export("--nbd unix:s");
+    let path = bench.path("s");
+    let read =
+        |cookie: u64, length: u32| Request { flags: 0, command: Command::Read, cookie, offset: 0, length };
+    let greedy: Vec<Client> = (0..24)
+        .map(|_| {
+            let mut client = Client::ready(&path, false);
+            (0..8).for_each(|cookie| client.send(read(cookie, REQUEST_BYTES), &[]));
+            client
+        })
+        .collect();
+    let mut modest = Client::ready(&path, false);
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(3) {
+        let start = Instant::now();
+        modest.write(4096, &pattern(100_000, 1), 0);
+        assert!(modest.read(4096, 100_000) == pattern(100_000, 1));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+    let (held, most) = (memory(export.id()), (SERVER_BYTES + (192 << 20)) as u64);
+    assert!(held < most, "{held} bytes");
+    // A large request has its turn when those who take nothing are gone.
+    let large = modest.read(0, REQUEST_BYTES as usize);
+    assert!(large[4096..104_096] == pattern(100_000, 1));
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+    drop(greedy);
+    assert_eq!(export.signal("TERM").0, Some(0));
 }
 
 #[test]

@@ -32,11 +32,17 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
 use crate::parity::{Kernels, Source, Target};
+
+/// Bytes from which on a buffer is a mapping of its own: what is never touched costs nothing then, while an allocator
+/// that has to align writes its zeroes. (Smaller ones come and go, and are better used again.)
+const MAPPED: usize = 4 << 20;
 
 /// Alignment of memory made here, and the granularity of the pool, in bytes.
 pub const ALIGN: usize = 4096;
@@ -635,8 +641,16 @@ impl AlignedBuf {
             return AlignedBuf { ptr: NonNull::<Page>::dangling().cast(), len };
         }
         let layout = AlignedBuf::layout(len);
-        // SAFETY: the layout is not of size zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
+        let ptr = if len >= MAPPED {
+            // SAFETY: a new mapping, wherever the kernel likes.
+            let mapped = unsafe {
+                mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+            };
+            mapped.unwrap_or(null_mut()).cast()
+        } else {
+            // SAFETY: the layout is not of size zero.
+            unsafe { alloc_zeroed(layout) }
+        };
         AlignedBuf { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), len }
     }
 
@@ -653,7 +667,11 @@ const _: () = assert!(align_of::<Page>() == ALIGN);
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if self.len >= MAPPED {
+            // SAFETY: mapped in `new` with this length.
+            let unmapped = unsafe { munmap(self.ptr.as_ptr().cast(), self.len) };
+            debug_assert!(unmapped.is_ok(), "a mapping of our own");
+        } else if self.len > 0 {
             // SAFETY: allocated in `new` with this layout.
             unsafe { dealloc(self.ptr.as_ptr(), AlignedBuf::layout(self.len)) };
         }

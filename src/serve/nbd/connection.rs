@@ -5,7 +5,8 @@
 //! and from the buffer that the LU read into to the socket. As the queue is driven whatever the socket does,
 //! a client that does not read its replies holds up nobody else.
 //!
-//! Promises: at most [`REQUESTS`] requests and [`REQUEST_BYTES`], and one more, are held; every request that
+//! Promises: at most [`REQUESTS`] requests and [`REQUEST_BYTES`], and one more, are held, and no more than the
+//! server's [`Budget`] has; every request that
 //! was read is answered unless the connection breaks; a payload that is not whole is never written. When the
 //! server stops, requests under way are finished and later ones refused. Refuses to know how it was agreed
 //! upon what is served.
@@ -24,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lu::{Completion, Queue};
 
 use super::super::kept::Kept;
+use super::budget::{Budget, Held};
 use super::handshake::Terms;
 use super::intake::{Arrived, Intake};
 use super::outbox::{Outbox, Reply};
@@ -36,6 +38,9 @@ const ZEROES: u64 = 1 << 20;
 
 /// Bytes that are made zero, or discarded, at a time: other requests of the connection come in between.
 const PUNCHED: u64 = 64 << 20;
+
+/// How long a client may take none of its replies while memory is short.
+const STALL: Duration = Duration::from_secs(PATIENCE_SECONDS);
 
 /// How long to sleep while something is under way: after that, whoever holds a lock that is waited for is
 /// helped along.
@@ -62,8 +67,12 @@ pub(super) struct Connection<'a> {
     /// What the LU works on, by the queue's cookie.
     jobs: Vec<Option<Job>>,
     free: Vec<usize>,
-    /// Bytes of buffers that requests and replies hold.
-    held: usize,
+    /// Buffers of requests and replies.
+    held: Held<'a>,
+    /// A request that waits for memory; nothing is read behind it.
+    delayed: Option<Request>,
+    /// Since when the client has not taken a byte of its replies.
+    stalled: Option<Instant>,
     kept: Kept,
 }
 
@@ -104,6 +113,7 @@ impl<'a> Connection<'a> {
         terms: Terms,
         socket: BorrowedFd<'a>,
         transport: Transport<'a>,
+        budget: &'a Budget,
         bell: BorrowedFd<'a>,
     ) -> Result<Connection<'a>> {
         let queue = lu.queue(REQUESTS)?;
@@ -127,7 +137,9 @@ impl<'a> Connection<'a> {
             coming: None,
             jobs: (0..REQUESTS).map(|_| None).collect(),
             free: (0..REQUESTS).rev().collect(),
-            held: 0,
+            held: Held::of(budget),
+            delayed: None,
+            stalled: None,
             kept: Kept::new(REQUESTS),
         })
     }
@@ -158,10 +170,17 @@ impl<'a> Connection<'a> {
 
     fn take_requests(&mut self) -> io::Result<bool> {
         let mut moved = false;
+        if let Some(request) = self.delayed.take_if(|request| self.held.try_take(cost(self.lu, request))) {
+            moved = true;
+            self.begin(request);
+        }
         while self.intake.is_amid_payload() || self.has_room() {
             let Some(arrived) = self.intake.next(&mut self.transport)? else { break };
             moved = true;
             match arrived {
+                Arrived::Head(request) if !self.held.try_take(cost(self.lu, &request)) => {
+                    self.delayed = Some(request);
+                }
                 Arrived::Head(request) => self.begin(request),
                 Arrived::Payload(payload) => self.write(payload),
             }
@@ -171,19 +190,25 @@ impl<'a> Connection<'a> {
 
     fn has_room(&self) -> bool {
         let requests = REQUESTS - self.free.len() + self.outbox.len();
-        requests < REQUESTS && self.held < REQUEST_BYTES as usize
+        requests < REQUESTS && self.held.bytes() < REQUEST_BYTES as usize && self.delayed.is_none()
     }
 
     fn send_replies(&mut self) -> io::Result<bool> {
         let mut moved = false;
         while let Some(reply) = self.outbox.next_sent(&mut self.transport)? {
             moved = true;
-            self.held -= reply.cost;
+            self.held.give_back(reply.cost);
             if let Some((buffer, _)) = reply.data {
                 self.kept.keep(buffer);
             }
         }
         self.transport.push()?;
+        if self.outbox.len() == 0 || self.outbox.has_advanced() {
+            self.stalled = None;
+        } else if self.stalled.get_or_insert_with(Instant::now).elapsed() >= STALL && self.held.is_short() {
+            // Others wait for the memory that its replies hold.
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         Ok(moved)
     }
 
@@ -207,7 +232,12 @@ impl<'a> Connection<'a> {
 
         let working = self.queue.in_flight() > 0;
         let left = self.leaving.map(|until| until.saturating_duration_since(Instant::now()));
-        let wait = if working { Some(NAP) } else { left };
+        let looks_again = match (working || self.delayed.is_some(), self.stalled) {
+            (true, _) => Some(NAP),
+            (false, Some(_)) => Some(STALL / 4),
+            (false, None) => None,
+        };
+        let wait = looks_again.into_iter().chain(left).min();
         let woken = match poll(&mut fds, wait.map(timespec).as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(()),
             woken => woken?,
@@ -242,15 +272,18 @@ impl<'a> Connection<'a> {
 
 /// Requests.
 impl Connection<'_> {
+    /// Begins a request, whose cost is held.
     fn begin(&mut self, request: Request) {
         let refusal = self.refusal(&request);
+        if refusal.is_some() || request.length == 0 {
+            self.held.give_back(cost(self.lu, &request));
+        }
         match (request.command, refusal) {
             (Command::Disconnect, _) => self.intake.end(),
             (Command::Write, None) => {
                 let blocks = self.lu.cut(request.offset, request.length as usize);
                 let (head, cost) = (blocks.keep.head as usize, blocks.len);
                 let buffer = self.kept.take(blocks.len);
-                self.held += cost;
                 self.intake.expect(buffer, head, request.length as usize);
                 self.coming = Some(Coming { request, cost, refusal });
             }
@@ -316,7 +349,6 @@ impl Connection<'_> {
     /// A write's payload is here, or has gone by.
     fn write(&mut self, payload: Option<AlignedBuf>) {
         let Some(Coming { request, cost, refusal }) = self.coming.take() else { return };
-        self.held -= cost;
         let buffer = match payload {
             Some(buffer) if request.length > 0 => buffer,
             _ => return self.answer(request, refusal),
@@ -343,6 +375,7 @@ impl Connection<'_> {
         let blocks = self.lu.cut(at, (part_end - at) as usize);
         let zeroes = zeroes.filter(|zeroes| zeroes.len() == blocks.len);
         let zeroes = zeroes.unwrap_or_else(|| AlignedBuf::new(blocks.len));
+        self.held.take(blocks.len);
         self.start(Job { at: part_end, ..Job::new(request, blocks.len) }, |queue, cookie| {
             queue.write_part(cookie, zeroes, blocks.start, false, blocks.keep)
         });
@@ -361,15 +394,16 @@ impl Connection<'_> {
         self.start(job, Queue::flush);
     }
 
-    /// Hands a job to the queue, or answers why that cannot be.
+    /// Hands a job, whose cost is held, to the queue, or answers why that cannot be.
     fn start(&mut self, job: Job, submit: impl FnOnce(&mut Queue, u64) -> Result<()>) {
-        let Some(index) = self.free.pop() else { return self.answer(job.request, Some(Errno::Io)) };
+        let Some(index) = self.free.pop() else {
+            self.held.give_back(job.cost);
+            return self.answer(job.request, Some(Errno::Io));
+        };
         match submit(&mut self.queue, index as u64) {
-            Ok(()) => {
-                self.held += job.cost;
-                self.jobs[index] = Some(job);
-            }
+            Ok(()) => self.jobs[index] = Some(job),
             Err(error) => {
+                self.held.give_back(job.cost);
                 self.free.push(index);
                 self.answer(job.request, Some(errno(&error)));
             }
@@ -381,14 +415,13 @@ impl Connection<'_> {
         let index = completion.cookie as usize;
         let Some(Job { request, cost, at, settles }) = self.jobs[index].take() else { return };
         self.free.push(index);
-        self.held -= cost;
-        let buffer = completion.buffer;
+        let buffer = match (request.command, completion.result.is_ok(), completion.buffer) {
+            // The reply holds it on.
+            (Command::Read, true, Some(buffer)) => return self.answer_read(request, buffer, cost),
+            (_, _, buffer) => buffer,
+        };
+        self.held.give_back(cost);
         match (request.command, completion.result) {
-            (Command::Read, Ok(())) => {
-                if let Some(buffer) = buffer {
-                    self.answer_read(request, buffer, cost);
-                }
-            }
             (Command::WriteZeroes, Ok(())) if !settles && at < request.end() => {
                 // Bytes that were kept may have come into the buffers of parts that are no whole blocks.
                 let block = u64::from(self.lu.block_size());
@@ -414,12 +447,22 @@ impl Connection<'_> {
         let range: Range<usize> = head..head + request.length as usize;
         let mut reply = Reply::data(request.cookie, request.offset, buffer, range, self.terms.structured);
         reply.cost = cost;
-        self.held += cost;
         self.outbox.push(reply);
     }
 
     fn answer(&mut self, request: Request, error: Option<Errno>) {
         self.outbox.push(Reply::plain(request.cookie, error, self.terms.structured));
+    }
+}
+
+/// Bytes that a request will hold.
+fn cost(lu: &Lu, request: &Request) -> usize {
+    match request.command {
+        // (What reaches past the end is refused, and holds nothing.)
+        Command::Read | Command::Write if request.end() <= lu.size() => {
+            lu.cut(request.offset, request.length as usize).len
+        }
+        _ => 0,
     }
 }
 

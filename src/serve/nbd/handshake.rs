@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(agreed.unwrap(), Agreed::Secure, "what was sent behind it is not looked at");
         let first = reply::ERR_TLS_REQD;
         assert_eq!(kinds(&said), [first, first, first, first, first, reply::ERR_INVALID, reply::ACK]);
-        assert!(!said.windows(4).any(|word| word == b"data"), "not even its name");
+        assert!(!said.windows(8).any(|word| word == prefixed(b"data")), "not even its name");
         let (agreed, said) = talk_under(Security::Wanted, 3, &[option(option::EXPORT_NAME, b"data")]);
         assert_eq!((agreed.unwrap(), said), (Agreed::Leave, vec![]));
         let again = [option(option::STARTTLS, &[]), option(option::ABORT, &[])];

@@ -33,7 +33,8 @@
 //! - Any offset and length is served; blocks of [`Lu::block_size`](crate::Lu::block_size) cost least.
 //! - Requests of one connection are worked on together, up to [`REQUESTS`] and [`REQUEST_BYTES`] and one more
 //!   of at most that size, and answered as they end, in any order. Beyond that the client is not read from:
-//!   it waits, nobody else.
+//!   it waits, nobody else. All together hold no more than [`SERVER_BYTES`] and a little for each; who takes
+//!   none of its replies for [`PATIENCE_SECONDS`] while others wait for that memory is closed.
 //! - TRIM and WRITE_ZEROES leave holes in the disks, whole stripes without a byte being moved
 //!   ([`Lu::discard_at`](crate::Lu::discard_at), [`Lu::write_zeroes_at`](crate::Lu::write_zeroes_at)). With NO_HOLE
 //!   zeroes are written; FAST_ZERO is refused then, and where the disks make no zeroes by themselves.
@@ -45,12 +46,14 @@
 //! | [`wire`] | the protocol's bytes, in and out; pure |
 //! | `handshake` | options, until both sides know what is served; any stream |
 //! | `connection` | requests and replies: one thread, one queue of the LU, one socket |
+//! | `budget` | the memory that all connections share |
 //! | `intake`, `outbox` | its two directions, bytes that come in parts and go in parts |
 //! | `tls`, `transport` | their bytes, encrypted or as they are |
 //! | `server` | who may connect, how many, and how it all ends |
 //! | `address` | where to listen |
 
 mod address;
+mod budget;
 mod connection;
 mod handshake;
 mod intake;
@@ -75,6 +78,10 @@ pub const REQUESTS: usize = 128;
 /// Most bytes of one READ or WRITE, and of payload that is held for one connection before it is read from
 /// again.
 pub const REQUEST_BYTES: u32 = 32 << 20;
+
+/// Most bytes of payload that all connections of a server hold together; beyond that large requests wait for others'
+/// replies to be taken. (Each connection has 4 MiB that nobody can take from it.)
+pub const SERVER_BYTES: usize = 256 << 20;
 
 /// Seconds a client may take from its connection to its first request, and to take its last replies when the
 /// server stops.

@@ -93,11 +93,12 @@ pub(super) struct Outbox {
     /// Bytes of the first that are gone.
     sent: usize,
     writable: bool,
+    advanced: bool,
 }
 
 impl Outbox {
     pub(super) fn new() -> Outbox {
-        Outbox { replies: VecDeque::new(), sent: 0, writable: true }
+        Outbox { replies: VecDeque::new(), sent: 0, writable: true, advanced: false }
     }
 
     /// Puts a reply at the end.
@@ -108,6 +109,11 @@ impl Outbox {
     /// Replies that are not all sent.
     pub(super) fn len(&self) -> usize {
         self.replies.len()
+    }
+
+    /// Has the socket taken something since this was asked last?
+    pub(super) fn has_advanced(&mut self) -> bool {
+        std::mem::take(&mut self.advanced)
     }
 
     /// The socket may take more.
@@ -156,6 +162,7 @@ impl Outbox {
             Ok(sent) => {
                 self.writable = sent == wanted || !transport.is_greedy();
                 self.sent += sent;
+                self.advanced |= sent > 0;
             }
         }
         Ok(())

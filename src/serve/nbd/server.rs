@@ -23,6 +23,7 @@ use crate::disk::bell::{Bell, timespec};
 use crate::engine::Wake;
 use crate::error::{Error, ErrorKind, Result};
 
+use super::budget::Budget;
 use super::connection::Connection;
 use super::handshake::{Agreed, Export, Security, Terms, greet, negotiate};
 use super::transport::Transport;
@@ -50,6 +51,7 @@ struct Shared {
     /// Rung once, when the server stops, and never silenced: it wakes every thread that sleeps on it.
     bell: Bell,
     connections: AtomicUsize,
+    budget: Budget,
 }
 
 impl std::fmt::Debug for Shared {
@@ -81,6 +83,7 @@ impl Server {
             tls: listener.tls().cloned(),
             bell,
             connections: AtomicUsize::new(0),
+            budget: Budget::default(),
         });
         let own = shared.clone();
         let acceptor = thread::Builder::new().name("nbd accept".into()).spawn(move || accept(&own, listener));
@@ -160,7 +163,7 @@ impl Shared {
 
     fn attend(&self, socket: &OwnedFd, transport: Transport<'_>, terms: Terms) -> io::Result<()> {
         let (read_only, bell) = (self.export.read_only, self.bell.as_fd());
-        Connection::new(&self.lu, read_only, terms, socket.as_fd(), transport, bell)
+        Connection::new(&self.lu, read_only, terms, socket.as_fd(), transport, &self.budget, bell)
             .map_err(io::Error::other)?
             .serve()
     }
