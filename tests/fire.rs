@@ -431,7 +431,8 @@ fn under_fire(level: &'static str, disks: usize) {
     battle.stop();
     let violations = field.violations.lock().unwrap();
     assert!(violations.is_empty(), "raid{level}, seed {seed}: {violations:#?}");
-    assert!(after < before + (128 << 10), "{before} KiB before, {after} after");
+    // What the queues of all clients may have in use at most, and no more however long it burns.
+    assert!(after < 400 << 10, "{before} KiB before, {after} after");
     // At rest: every sector once more, and again without each of the members.
     let bytes = (CLIENTS * REGION + COMMON) * SECTOR as u64;
     let read = |disks: &str| battle.ok(&format!("read {disks} --length {bytes}")).out;

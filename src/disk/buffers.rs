@@ -805,7 +805,8 @@ struct Pool {
     map: Vec<u64>,
     blocks: usize,
     free: usize,
-    next: usize,
+    /// No block below is free.
+    lowest: usize,
 }
 
 impl Pool {
@@ -815,7 +816,7 @@ impl Pool {
         if let (Some(last), 1..) = (map.last_mut(), blocks % 64) {
             *last = (1 << (blocks % 64)) - 1;
         }
-        Pool { memory: AlignedBuf::new(bytes), map, blocks, free: blocks, next: 0 }
+        Pool { memory: AlignedBuf::new(bytes), map, blocks, free: blocks, lowest: 0 }
     }
 
     fn block(&self, block: usize) -> NonNull<u8> {
@@ -828,17 +829,19 @@ impl Pool {
         if count > self.free {
             return None;
         }
-        // The second look starts at the beginning and may run over `next`.
-        let first = self.find(self.next, count).or_else(|| self.find(0, count))?;
+        // The lowest that will do: what was used last is still in the caches, what was never used need not exist.
+        let lowest = self.next_with(self.lowest, true)?;
+        let first = self.find(lowest, count)?;
         self.mark(first, count, false);
         self.free -= count;
-        self.next = first + count;
+        self.lowest = if first == lowest { first + count } else { lowest };
         Some(first)
     }
 
     fn give(&mut self, first: usize, count: usize) {
         self.mark(first, count, true);
         self.free += count;
+        self.lowest = self.lowest.min(first);
     }
 
     /// The first run of `count` free blocks that starts at `from` or later.
