@@ -20,6 +20,25 @@ impl Kept {
         Kept { buffers: Vec::new(), bytes: 0, most }
     }
 
+    /// Bytes of all that is kept.
+    #[cfg(feature = "nbd")]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Is there one of `len` bytes?
+    #[cfg(feature = "nbd")]
+    pub(super) fn has(&self, len: usize) -> bool {
+        self.buffers.iter().any(|buffer| buffer.len() == len)
+    }
+
+    /// Lets go of the oldest ones, until no more than `bytes` are kept.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        while self.bytes > bytes {
+            self.bytes -= self.buffers.remove(0).len();
+        }
+    }
+
     /// A buffer of `len` bytes with anything in it.
     pub(super) fn take(&mut self, len: usize) -> AlignedBuf {
         match self.buffers.iter().rposition(|buffer| buffer.len() == len) {
@@ -35,8 +54,9 @@ impl Kept {
     pub(super) fn keep(&mut self, buffer: AlignedBuf) {
         self.bytes += buffer.len();
         self.buffers.push(buffer);
-        while self.bytes > MOST_BYTES || self.buffers.len() > self.most {
+        if self.buffers.len() > self.most {
             self.bytes -= self.buffers.remove(0).len();
         }
+        self.shrink(MOST_BYTES);
     }
 }

@@ -5,11 +5,10 @@
 //! and from the buffer that the LU read into to the socket. As the queue is driven whatever the socket does,
 //! a client that does not read its replies holds up nobody else.
 //!
-//! Promises: at most [`REQUESTS`] requests and [`REQUEST_BYTES`], and one more, are held, and no more than the
-//! server's [`Budget`] has; every request that
-//! was read is answered unless the connection breaks; a payload that is not whole is never written. When the
-//! server stops, requests under way are finished and later ones refused. Refuses to know how it was agreed
-//! upon what is served.
+//! Promises: at most [`REQUESTS`] requests and [`REQUEST_BYTES`], and one more, are held, and never more than its
+//! [`Share`] of the server's memory; every request that was read is answered unless the connection breaks; a
+//! payload that is not whole is never written. When the server stops, requests under way are finished and later
+//! ones refused. Refuses to know how it was agreed upon what is served.
 
 use std::io;
 use std::ops::Range;
@@ -25,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lu::{Completion, Queue};
 
 use super::super::kept::Kept;
-use super::budget::{Budget, Held};
+use super::budget::{OWN_BYTES, Share};
 use super::handshake::Terms;
 use super::intake::{Arrived, Intake};
 use super::outbox::{Outbox, Reply};
@@ -39,8 +38,14 @@ const ZEROES: u64 = 1 << 20;
 /// Bytes that are made zero, or discarded, at a time: other requests of the connection come in between.
 const PUNCHED: u64 = 64 << 20;
 
-/// How long a client may take none of its replies while memory is short.
-const STALL: Duration = Duration::from_secs(PATIENCE_SECONDS);
+/// How long a client may keep others waiting for memory, or take its last replies.
+const PATIENCE: Duration = Duration::from_secs(PATIENCE_SECONDS);
+
+/// How often to look whether it does.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long to keep buffers for requests that do not come.
+const KEEPING: Duration = Duration::from_millis(200);
 
 /// How long to sleep while something is under way: after that, whoever holds a lock that is waited for is
 /// helped along.
@@ -67,13 +72,16 @@ pub(super) struct Connection<'a> {
     /// What the LU works on, by the queue's cookie.
     jobs: Vec<Option<Job>>,
     free: Vec<usize>,
-    /// Buffers of requests and replies.
-    held: Held<'a>,
+    /// Bytes of buffers that requests and replies hold.
+    held: usize,
+    kept: Kept,
+    /// What it may hold and keep.
+    share: Share<'a>,
     /// A request that waits for memory; nothing is read behind it.
     delayed: Option<Request>,
-    /// Since when the client has not taken a byte of its replies.
+    /// Since when the client has taken no reply and brought no payload to its end, though there is one to be
+    /// taken or brought.
     stalled: Option<Instant>,
-    kept: Kept,
 }
 
 /// A write that waits for its payload.
@@ -87,7 +95,7 @@ struct Coming {
 /// A request the LU works on.
 struct Job {
     request: Request,
-    /// Bytes it holds.
+    /// What it holds until it is answered.
     cost: usize,
     /// A zeroing or discard has come this far, in bytes of the LU.
     at: u64,
@@ -98,7 +106,7 @@ struct Job {
 impl Job {
     /// One that is a single operation of the LU's.
     fn new(request: Request, cost: usize) -> Job {
-        Job { request, cost, at: 0, settles: false }
+        Job { request, cost, at: request.offset, settles: false }
     }
 }
 
@@ -113,7 +121,7 @@ impl<'a> Connection<'a> {
         terms: Terms,
         socket: BorrowedFd<'a>,
         transport: Transport<'a>,
-        budget: &'a Budget,
+        share: Share<'a>,
         bell: BorrowedFd<'a>,
     ) -> Result<Connection<'a>> {
         let queue = lu.queue(REQUESTS)?;
@@ -137,10 +145,11 @@ impl<'a> Connection<'a> {
             coming: None,
             jobs: (0..REQUESTS).map(|_| None).collect(),
             free: (0..REQUESTS).rev().collect(),
-            held: Held::of(budget),
+            held: 0,
+            kept: Kept::new(REQUESTS),
+            share,
             delayed: None,
             stalled: None,
-            kept: Kept::new(REQUESTS),
         })
     }
 
@@ -162,6 +171,7 @@ impl<'a> Connection<'a> {
                 self.transport.close();
                 return Ok(());
             }
+            self.settle();
             if !moved {
                 self.sleep(&mut done)?;
             }
@@ -170,57 +180,108 @@ impl<'a> Connection<'a> {
 
     fn take_requests(&mut self) -> io::Result<bool> {
         let mut moved = false;
-        if let Some(request) = self.delayed.take_if(|request| self.held.try_take(cost(self.lu, request))) {
-            moved = true;
-            self.begin(request);
-        }
         while self.intake.is_amid_payload() || self.has_room() {
-            let Some(arrived) = self.intake.next(&mut self.transport)? else { break };
-            moved = true;
+            let arrived = match self.delayed.take() {
+                Some(request) => Some(Arrived::Head(request)),
+                None => self.intake.next(&mut self.transport)?,
+            };
             match arrived {
-                Arrived::Head(request) if !self.held.try_take(cost(self.lu, &request)) => {
-                    self.delayed = Some(request);
+                None => break,
+                Some(Arrived::Head(request)) => {
+                    let refusal = self.refusal(&request);
+                    let cost = if refusal.is_none() { self.cost(&request) } else { 0 };
+                    if !self.admit(&request, cost) {
+                        self.delayed = Some(request);
+                        break;
+                    }
+                    self.begin(request, cost, refusal);
                 }
-                Arrived::Head(request) => self.begin(request),
-                Arrived::Payload(payload) => self.write(payload),
+                Some(Arrived::Payload(payload)) => {
+                    self.stalled = None;
+                    self.write(payload);
+                }
             }
+            moved = true;
         }
         Ok(moved)
     }
 
+    /// Takes the `cost` of a request, if it can be had.
+    fn admit(&mut self, request: &Request, cost: usize) -> bool {
+        let held = self.held + cost;
+        // A buffer that is kept becomes the request's.
+        let reuses = matches!(request.command, Command::Read | Command::Write) && self.kept.has(cost);
+        let kept = self.kept.bytes() - if reuses { cost } else { 0 };
+        if !self.share.hold(held + kept) {
+            self.kept.shrink(0);
+            if !self.share.hold(held) {
+                return false;
+            }
+        }
+        self.held = held;
+        true
+    }
+
+    /// Gives back what is not held any more; what others wait for is not kept.
+    fn settle(&mut self) {
+        if self.share.is_wanted() {
+            self.kept.shrink(0);
+        }
+        self.share.hold_at_most(self.held + self.kept.bytes());
+    }
+
     fn has_room(&self) -> bool {
         let requests = REQUESTS - self.free.len() + self.outbox.len();
-        requests < REQUESTS && self.held.bytes() < REQUEST_BYTES as usize && self.delayed.is_none()
+        requests < REQUESTS && self.held < REQUEST_BYTES as usize
     }
 
     fn send_replies(&mut self) -> io::Result<bool> {
         let mut moved = false;
         while let Some(reply) = self.outbox.next_sent(&mut self.transport)? {
             moved = true;
-            self.held.give_back(reply.cost);
+            self.stalled = None;
+            self.held -= reply.cost;
             if let Some((buffer, _)) = reply.data {
                 self.kept.keep(buffer);
             }
         }
         self.transport.push()?;
-        if self.outbox.len() == 0 || self.outbox.has_advanced() {
-            self.stalled = None;
-        } else if self.stalled.get_or_insert_with(Instant::now).elapsed() >= STALL && self.held.is_short() {
-            // Others wait for the memory that its replies hold.
-            return Err(io::ErrorKind::TimedOut.into());
-        }
         Ok(moved)
     }
 
     fn is_over(&self) -> bool {
         let sent = self.outbox.len() == 0 && !self.transport.is_pending();
-        let answered = self.free.len() == REQUESTS && sent;
+        let answered = self.free.len() == REQUESTS && self.delayed.is_none() && sent;
         let leaving = self.intake.has_ended() || self.leaving.is_some();
         (leaving && answered) || self.leaving.is_some_and(|until| Instant::now() >= until)
     }
 
+    /// When to look again whether the client keeps others waiting, who need the memory that is held for it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if it has for too long.
+    fn patience_left(&mut self) -> io::Result<Option<Duration>> {
+        if self.outbox.len() == 0 && !self.intake.is_amid_payload() {
+            self.stalled = None;
+            return Ok(None);
+        }
+        let stalled = self.stalled.get_or_insert_with(Instant::now).elapsed();
+        if stalled >= PATIENCE && self.share.is_wanted() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "others wait for the memory that this one holds",
+            ));
+        }
+        Ok(Some(LOOK))
+    }
+
     /// Sleeps until the socket, the queue or the server wants something.
+    ///
+    /// # Errors
+    /// The system's, and those of [`patience_left`](Connection::patience_left).
     fn sleep(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        let patience = self.patience_left()?;
+        let keeping = (self.kept.bytes() > OWN_BYTES).then_some(KEEPING);
         // The bell, asked for nothing, stands in for what is not waited for. (A socket asked for nothing
         // would still tell that the client has hung up, again and again.)
         let silence = (self.bell, PollFlags::empty());
@@ -232,12 +293,8 @@ impl<'a> Connection<'a> {
 
         let working = self.queue.in_flight() > 0;
         let left = self.leaving.map(|until| until.saturating_duration_since(Instant::now()));
-        let looks_again = match (working || self.delayed.is_some(), self.stalled) {
-            (true, _) => Some(NAP),
-            (false, Some(_)) => Some(STALL / 4),
-            (false, None) => None,
-        };
-        let wait = looks_again.into_iter().chain(left).min();
+        let nap = (working || self.delayed.is_some()).then_some(NAP);
+        let wait = [nap, left, patience, keeping].into_iter().flatten().min();
         let woken = match poll(&mut fds, wait.map(timespec).as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(()),
             woken => woken?,
@@ -251,7 +308,10 @@ impl<'a> Connection<'a> {
             self.outbox.set_writable();
         }
         if bell.contains(PollFlags::IN) {
-            self.leaving = Some(Instant::now() + Duration::from_secs(PATIENCE_SECONDS));
+            self.leaving = Some(Instant::now() + PATIENCE);
+        }
+        if woken == 0 && keeping.is_some() && !working {
+            self.kept.shrink(OWN_BYTES);
         }
         if woken == 0 && working {
             // With a wait, so that it drives other queues whose locks this one may wait for.
@@ -262,7 +322,8 @@ impl<'a> Connection<'a> {
 
     /// What the socket is good for now.
     fn wanted(&self) -> PollFlags {
-        let reads = !self.intake.has_ended() && (self.intake.is_amid_payload() || self.has_room());
+        let heeds = self.delayed.is_none() && !self.intake.has_ended();
+        let reads = heeds && (self.intake.is_amid_payload() || self.has_room());
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, reads);
         wanted.set(PollFlags::OUT, self.outbox.len() > 0 || self.transport.is_pending());
@@ -272,39 +333,48 @@ impl<'a> Connection<'a> {
 
 /// Requests.
 impl Connection<'_> {
-    /// Begins a request, whose cost is held.
-    fn begin(&mut self, request: Request) {
-        let refusal = self.refusal(&request);
-        if refusal.is_some() || request.length == 0 {
-            self.held.give_back(cost(self.lu, &request));
+    /// What `request` holds from here to its answer: the buffer that its data, or zeroes, are in.
+    fn cost(&self, request: &Request) -> usize {
+        let len = || self.lu.cut(request.offset, request.length as usize).len;
+        match request.command {
+            Command::Read | Command::Write => len(),
+            Command::WriteZeroes if request.has(flag::NO_HOLE) => len().min(ZEROES as usize),
+            Command::WriteZeroes => self.lu.block_size() as usize,
+            _ => 0,
         }
+    }
+
+    /// Begins a request whose `cost` is held.
+    fn begin(&mut self, request: Request, cost: usize, refusal: Option<Errno>) {
         match (request.command, refusal) {
             (Command::Disconnect, _) => self.intake.end(),
             (Command::Write, None) => {
                 let blocks = self.lu.cut(request.offset, request.length as usize);
-                let (head, cost) = (blocks.keep.head as usize, blocks.len);
+                let head = blocks.keep.head as usize;
                 let buffer = self.kept.take(blocks.len);
                 self.intake.expect(buffer, head, request.length as usize);
                 self.coming = Some(Coming { request, cost, refusal });
             }
             (Command::Write, Some(_)) => {
                 self.intake.discard(request.length as usize);
-                self.coming = Some(Coming { request, cost: 0, refusal });
+                self.coming = Some(Coming { request, cost, refusal });
             }
-            (_, Some(error)) => self.answer(request, Some(error)),
+            (_, Some(error)) => self.answer(&Job::new(request, cost), Some(error)),
             (Command::BlockStatus, None) => {
                 self.outbox.push(Reply::allocated(request.cookie, request.length));
             }
             (Command::Read | Command::WriteZeroes | Command::Trim, None) if request.length == 0 => {
-                self.answer(request, None);
+                self.answer(&Job::new(request, cost), None);
             }
-            (Command::Read, None) => self.read(request),
-            (Command::WriteZeroes, None) => self.zero(request, request.offset, None),
-            (Command::Trim, None) => self.discard(request, request.offset),
+            (Command::Read, None) => self.read(request, cost),
+            (Command::WriteZeroes, None) => self.zero(Job::new(request, cost), None),
+            (Command::Trim, None) => self.discard(Job::new(request, cost)),
             // Nothing was ever written that a flush could make stable.
-            (Command::Flush, None) if !self.read_only => self.flush(Job::new(request, 0)),
+            (Command::Flush, None) if !self.read_only => self.flush(Job::new(request, cost)),
             // A hint, and what `refusal` has refused.
-            (Command::Flush | Command::Cache | Command::Other(_), None) => self.answer(request, None),
+            (Command::Flush | Command::Cache | Command::Other(_), None) => {
+                self.answer(&Job::new(request, cost), None);
+            }
         }
     }
 
@@ -340,33 +410,35 @@ impl Connection<'_> {
         }
     }
 
-    fn read(&mut self, request: Request) {
+    fn read(&mut self, request: Request, cost: usize) {
         let blocks = self.lu.cut(request.offset, request.length as usize);
         let buffer = self.kept.take(blocks.len);
-        self.start(Job::new(request, blocks.len), |queue, cookie| queue.read(cookie, buffer, blocks.start));
+        self.start(Job::new(request, cost), |queue, cookie| queue.read(cookie, buffer, blocks.start));
     }
 
     /// A write's payload is here, or has gone by.
     fn write(&mut self, payload: Option<AlignedBuf>) {
         let Some(Coming { request, cost, refusal }) = self.coming.take() else { return };
+        let job = Job::new(request, cost);
         let buffer = match payload {
             Some(buffer) if request.length > 0 => buffer,
-            _ => return self.answer(request, refusal),
+            _ => return self.answer(&job, refusal),
         };
         let blocks = self.lu.cut(request.offset, request.length as usize);
-        self.start(Job::new(request, cost), |queue, cookie| {
+        self.start(job, |queue, cookie| {
             queue.write_part(cookie, buffer, blocks.start, request.has(flag::FUA), blocks.keep)
         });
     }
 
-    /// Zeroes the next part from `at` on; where zeroes are written, with `zeroes` if they fit.
-    fn zero(&mut self, request: Request, at: u64, zeroes: Option<AlignedBuf>) {
+    /// Zeroes the next part; where zeroes are written, with `zeroes` if they fit.
+    fn zero(&mut self, job: Job, zeroes: Option<AlignedBuf>) {
+        let Job { request, at, .. } = job;
         let end = request.end();
         let block = u64::from(self.lu.block_size());
         let whole = if end == self.lu.size() { end } else { end - end % block };
         if !request.has(flag::NO_HOLE) && at.is_multiple_of(block) && at < whole {
             let part_end = whole.min(at - at % PUNCHED + PUNCHED);
-            let job = Job { at: part_end, ..Job::new(request, 0) };
+            let job = Job { at: part_end, ..job };
             return self.start(job, |queue, cookie| queue.write_zeroes(cookie, at, part_end - at));
         }
         // What is no whole block.
@@ -375,18 +447,18 @@ impl Connection<'_> {
         let blocks = self.lu.cut(at, (part_end - at) as usize);
         let zeroes = zeroes.filter(|zeroes| zeroes.len() == blocks.len);
         let zeroes = zeroes.unwrap_or_else(|| AlignedBuf::new(blocks.len));
-        self.held.take(blocks.len);
-        self.start(Job { at: part_end, ..Job::new(request, blocks.len) }, |queue, cookie| {
+        self.start(Job { at: part_end, ..job }, |queue, cookie| {
             queue.write_part(cookie, zeroes, blocks.start, false, blocks.keep)
         });
     }
 
-    /// Discards the next part from `at` on. Parts begin and end where whole stripes do.
-    fn discard(&mut self, request: Request, at: u64) {
+    /// Discards the next part. Parts begin and end where whole stripes do.
+    fn discard(&mut self, job: Job) {
+        let Job { request, at, .. } = job;
         let end = request.end();
         let most = PUNCHED.next_multiple_of(self.lu.discard_unit());
         let part_end = end.min(at - at % most + most);
-        let job = Job { at: part_end, ..Job::new(request, 0) };
+        let job = Job { at: part_end, ..job };
         self.start(job, |queue, cookie| queue.discard(cookie, at, part_end - at));
     }
 
@@ -394,18 +466,14 @@ impl Connection<'_> {
         self.start(job, Queue::flush);
     }
 
-    /// Hands a job, whose cost is held, to the queue, or answers why that cannot be.
+    /// Hands a job to the queue, or answers why that cannot be.
     fn start(&mut self, job: Job, submit: impl FnOnce(&mut Queue, u64) -> Result<()>) {
-        let Some(index) = self.free.pop() else {
-            self.held.give_back(job.cost);
-            return self.answer(job.request, Some(Errno::Io));
-        };
+        let Some(index) = self.free.pop() else { return self.answer(&job, Some(Errno::Io)) };
         match submit(&mut self.queue, index as u64) {
             Ok(()) => self.jobs[index] = Some(job),
             Err(error) => {
-                self.held.give_back(job.cost);
                 self.free.push(index);
-                self.answer(job.request, Some(errno(&error)));
+                self.answer(&job, Some(errno(&error)));
             }
         }
     }
@@ -413,36 +481,38 @@ impl Connection<'_> {
     /// The queue is done with a job.
     fn finish(&mut self, completion: Completion) {
         let index = completion.cookie as usize;
-        let Some(Job { request, cost, at, settles }) = self.jobs[index].take() else { return };
+        let Some(job) = self.jobs[index].take() else { return };
         self.free.push(index);
-        let buffer = match (request.command, completion.result.is_ok(), completion.buffer) {
-            // The reply holds it on.
-            (Command::Read, true, Some(buffer)) => return self.answer_read(request, buffer, cost),
-            (_, _, buffer) => buffer,
-        };
-        self.held.give_back(cost);
+        let Job { request, at, settles, .. } = job;
+        let buffer = completion.buffer;
         match (request.command, completion.result) {
+            (Command::Read, Ok(())) => {
+                if let Some(buffer) = buffer {
+                    self.answer_read(&job, buffer);
+                }
+            }
             (Command::WriteZeroes, Ok(())) if !settles && at < request.end() => {
                 // Bytes that were kept may have come into the buffers of parts that are no whole blocks.
                 let block = u64::from(self.lu.block_size());
                 let whole = at.is_multiple_of(block) && request.offset.is_multiple_of(block);
-                self.zero(request, at, buffer.filter(|_| whole));
+                self.zero(job, buffer.filter(|_| whole));
             }
-            (Command::Trim, Ok(())) if !settles && at < request.end() => self.discard(request, at),
+            (Command::Trim, Ok(())) if !settles && at < request.end() => self.discard(job),
             (Command::WriteZeroes | Command::Trim, Ok(())) if !settles && request.has(flag::FUA) => {
-                self.flush(Job { settles: true, ..Job::new(request, 0) });
+                self.flush(Job { settles: true, ..job });
             }
-            (Command::WriteZeroes, result) => self.answer(request, result.err().as_ref().map(errno)),
+            (Command::WriteZeroes, result) => self.answer(&job, result.err().as_ref().map(errno)),
             (_, result) => {
                 if let Some(buffer) = buffer {
                     self.kept.keep(buffer);
                 }
-                self.answer(request, result.err().as_ref().map(errno));
+                self.answer(&job, result.err().as_ref().map(errno));
             }
         }
     }
 
-    fn answer_read(&mut self, request: Request, buffer: AlignedBuf, cost: usize) {
+    /// The job's bytes are the reply's until it is sent.
+    fn answer_read(&mut self, &Job { request, cost, .. }: &Job, buffer: AlignedBuf) {
         let head = self.lu.cut(request.offset, request.length as usize).keep.head as usize;
         let range: Range<usize> = head..head + request.length as usize;
         let mut reply = Reply::data(request.cookie, request.offset, buffer, range, self.terms.structured);
@@ -450,19 +520,9 @@ impl Connection<'_> {
         self.outbox.push(reply);
     }
 
-    fn answer(&mut self, request: Request, error: Option<Errno>) {
+    fn answer(&mut self, &Job { request, cost, .. }: &Job, error: Option<Errno>) {
+        self.held -= cost;
         self.outbox.push(Reply::plain(request.cookie, error, self.terms.structured));
-    }
-}
-
-/// Bytes that a request will hold.
-fn cost(lu: &Lu, request: &Request) -> usize {
-    match request.command {
-        // (What reaches past the end is refused, and holds nothing.)
-        Command::Read | Command::Write if request.end() <= lu.size() => {
-            lu.cut(request.offset, request.length as usize).len
-        }
-        _ => 0,
     }
 }
 

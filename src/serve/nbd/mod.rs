@@ -33,8 +33,11 @@
 //! - Any offset and length is served; blocks of [`Lu::block_size`](crate::Lu::block_size) cost least.
 //! - Requests of one connection are worked on together, up to [`REQUESTS`] and [`REQUEST_BYTES`] and one more
 //!   of at most that size, and answered as they end, in any order. Beyond that the client is not read from:
-//!   it waits, nobody else. All together hold no more than [`SERVER_BYTES`] and a little for each; who takes
-//!   none of its replies for [`PATIENCE_SECONDS`] while others wait for that memory is closed.
+//!   it waits, nobody else.
+//! - All connections together hold at most [`SERVER_BYTES`] of payload, buffers that are kept for the next
+//!   requests included; 1 MiB of it is each connection's own, whatever the others do. A client that others
+//!   wait for, since it takes no reply and brings no payload to its end for [`PATIENCE_SECONDS`], is closed; if
+//!   nobody waits it may take its time.
 //! - TRIM and WRITE_ZEROES leave holes in the disks, whole stripes without a byte being moved
 //!   ([`Lu::discard_at`](crate::Lu::discard_at), [`Lu::write_zeroes_at`](crate::Lu::write_zeroes_at)). With NO_HOLE
 //!   zeroes are written; FAST_ZERO is refused then, and where the disks make no zeroes by themselves.
@@ -79,10 +82,9 @@ pub const REQUESTS: usize = 128;
 /// again.
 pub const REQUEST_BYTES: u32 = 32 << 20;
 
-/// Most bytes of payload that all connections of a server hold together; beyond that large requests wait for others'
-/// replies to be taken. (Each connection has 4 MiB that nobody can take from it.)
+/// Most bytes of payload that all connections of a server hold together. TLS adds some 100 KiB for each.
 pub const SERVER_BYTES: usize = 256 << 20;
 
-/// Seconds a client may take from its connection to its first request, and to take its last replies when the
-/// server stops.
+/// Seconds a client may take from its connection to its first request, to take its last replies when the
+/// server stops, and to take one reply or bring one payload to its end while others wait for the memory.
 pub const PATIENCE_SECONDS: u64 = 10;

@@ -93,12 +93,11 @@ pub(super) struct Outbox {
     /// Bytes of the first that are gone.
     sent: usize,
     writable: bool,
-    advanced: bool,
 }
 
 impl Outbox {
     pub(super) fn new() -> Outbox {
-        Outbox { replies: VecDeque::new(), sent: 0, writable: true, advanced: false }
+        Outbox { replies: VecDeque::new(), sent: 0, writable: true }
     }
 
     /// Puts a reply at the end.
@@ -109,11 +108,6 @@ impl Outbox {
     /// Replies that are not all sent.
     pub(super) fn len(&self) -> usize {
         self.replies.len()
-    }
-
-    /// Has the socket taken something since this was asked last?
-    pub(super) fn has_advanced(&mut self) -> bool {
-        std::mem::take(&mut self.advanced)
     }
 
     /// The socket may take more.
@@ -162,7 +156,6 @@ impl Outbox {
             Ok(sent) => {
                 self.writable = sent == wanted || !transport.is_greedy();
                 self.sent += sent;
-                self.advanced |= sent > 0;
             }
         }
         Ok(())

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_nodelay};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
+};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 
 use crate::Lu;
@@ -31,6 +33,9 @@ use super::{CONNECTIONS, Listener, PATIENCE_SECONDS};
 
 /// How long to let the system recover when it cannot give another descriptor.
 const RESPITE: Duration = Duration::from_millis(100);
+
+/// How long a client over TCP may be quiet before it is asked whether it is there, and to answer.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Smallest block that clients are told to prefer: what file systems use.
 const PREFERRED: u32 = 4096;
@@ -83,7 +88,7 @@ impl Server {
             tls: listener.tls().cloned(),
             bell,
             connections: AtomicUsize::new(0),
-            budget: Budget::default(),
+            budget: Budget::new(),
         });
         let own = shared.clone();
         let acceptor = thread::Builder::new().name("nbd accept".into()).spawn(move || accept(&own, listener));
@@ -150,6 +155,9 @@ impl Shared {
             set_tcp_nodelay(socket, true)?;
             // Else a client whose machine is gone would take a place for ever.
             set_socket_keepalive(socket, true)?;
+            set_tcp_keepidle(socket, QUIET)?;
+            set_tcp_keepintvl(socket, QUIET / 6)?;
+            set_tcp_keepcnt(socket, 6)?;
         }
         let until = Instant::now() + Duration::from_secs(PATIENCE_SECONDS);
         let mut stream = Stream { socket, shared: self, until };
@@ -162,8 +170,8 @@ impl Shared {
     }
 
     fn attend(&self, socket: &OwnedFd, transport: Transport<'_>, terms: Terms) -> io::Result<()> {
-        let (read_only, bell) = (self.export.read_only, self.bell.as_fd());
-        Connection::new(&self.lu, read_only, terms, socket.as_fd(), transport, &self.budget, bell)
+        let (read_only, share, bell) = (self.export.read_only, self.budget.share(), self.bell.as_fd());
+        Connection::new(&self.lu, read_only, terms, socket.as_fd(), transport, share, bell)
             .map_err(io::Error::other)?
             .serve()
     }
