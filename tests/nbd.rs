@@ -13,7 +13,8 @@ mod export;
 mod pattern;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -31,7 +32,9 @@ use uraid::disk::{Backend, DiskId, DiskInfo, Disks, OpKind};
 use uraid::format::superblock::SLOT_BYTES;
 use uraid::lu::{Access, Policy, State};
 use uraid::serve::nbd::wire::{self, Command, Errno, Request, chunk, flag, option, reply};
-use uraid::serve::nbd::{Address, CONNECTIONS, Listener, REQUEST_BYTES, REQUESTS, SERVER_BYTES, Server};
+use uraid::serve::nbd::{
+    Address, CONNECTIONS, Listener, PATIENCE_SECONDS, REQUEST_BYTES, REQUESTS, SERVER_BYTES, Server,
+};
 use uraid::units::{Level, Sectors};
 
 use export::Export;
@@ -498,14 +501,19 @@ fn a_read_only_export_changes_nothing() {
 
 // ---- What no decent client says
 
+/// Where the good client writes, if it is nowhere else.
+const CORNER: u64 = 40 << 20;
+
 /// Writes and reads its own corner until told to stop, checking every answer; how often it did.
-fn good_client(path: PathBuf, stop: Arc<AtomicBool>) -> thread::JoinHandle<u64> {
+///
+/// Its corner is 1 MiB from byte `corner` on.
+fn good_client(path: PathBuf, corner: u64, stop: Arc<AtomicBool>) -> thread::JoinHandle<u64> {
     thread::spawn(move || {
         let mut client = Client::ready(&path, true);
         let mut rounds = 0;
         while !stop.load(Ordering::Relaxed) {
             let bytes = pattern(10_000, rounds);
-            let offset = 40 * MEBIBYTE as u64 + rounds * 5000 % 1_000_000;
+            let offset = corner + rounds * 5000 % 1_000_000;
             let start = Instant::now();
             client.write(offset, &bytes, 0);
             assert!(client.read(offset, bytes.len()) == bytes, "round {rounds}");
@@ -523,7 +531,7 @@ fn odd_clients_hurt_nobody() {
     let export = bench.export("--nbd unix:s");
     let path = bench.path("s");
     let stop = Arc::new(AtomicBool::new(false));
-    let good = good_client(path.clone(), stop.clone());
+    let good = good_client(path.clone(), CORNER, stop.clone());
     let size = 92 * MEBIBYTE as u64;
 
     // Who says nothing, or half of something, before it comes to its point, is closed in time.
@@ -599,44 +607,220 @@ fn odd_clients_hurt_nobody() {
     assert_eq!(bench.status()["dirty"], false);
 }
 
-/// The memory of a process, in bytes.
-fn memory(process: u32) -> u64 {
+/// A number of a process's status, in bytes: "VmRSS", what it has in memory, or "VmHWM", the most it ever had.
+fn memory(process: u32, name: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % end
+    }
+
+    /// `bytes` with something wrong.
+    fn spoil(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len().max(1));
+            let rest = bytes.len() - at;
+            match self.below(8) {
+                _ if rest == 0 => break,
+                0..=1 => bytes[at] ^= 1 << self.below(8),
+                2 => bytes[at] = self.below(256) as u8,
+                3 => {
+                    // A number that is none, at the edge of what numbers can be.
+                    let length = rest.min([1, 2, 4, 8][self.below(4)]);
+                    bytes[at..at + length].fill([0, 0xff][self.below(2)]);
+                }
+                4 => bytes.truncate(at),
+                5 => drop(bytes.drain(at..at + 1 + self.below(rest.min(40)))),
+                6 => {
+                    let again = bytes[at..at + 1 + self.below(rest.min(60))].to_vec();
+                    bytes.splice(at..at, again);
+                }
+                _ => bytes.insert(at, self.below(256) as u8),
+            }
+        }
+        bytes
+    }
+}
+
+/// All that a client says in a conversation, each with another course.
+fn conversations() -> Vec<Vec<u8>> {
+    let option = |number: u32, data: &[u8]| {
+        let length = (data.len() as u32).to_be_bytes();
+        [&wire::OPTION_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &length, data].concat()
+    };
+    let request = |command: Command, flags: u16, length: u32| {
+        Request { flags, command, cookie: length.into(), offset: 4096, length }.emit().to_vec()
+    };
+    let flags = 3u32.to_be_bytes().to_vec();
+    let name = [&4u32.to_be_bytes()[..], b"data"].concat();
+    let context = [&name[..], &1u32.to_be_bytes(), &15u32.to_be_bytes(), b"base:allocation"].concat();
+    let wanted = [&name[..], &[0, 2, 0, 3, 0, 1]].concat();
+    let requests = [
+        request(Command::Read, 0, 4096),
+        [request(Command::Write, flag::FUA, 512), vec![7; 512]].concat(),
+        request(Command::Flush, 0, 0),
+        request(Command::WriteZeroes, 0, 70_000),
+        request(Command::Trim, 0, 4096),
+        request(Command::Cache, 0, 4096),
+        request(Command::BlockStatus, flag::REQ_ONE, 4096),
+        request(Command::Read, 0, 100_000),
+    ]
+    .concat();
+    let leave = request(Command::Disconnect, 0, 0);
+    let (structured, set, go) = (
+        option(option::STRUCTURED_REPLY, &[]),
+        option(option::SET_META_CONTEXT, &context),
+        option(option::GO, &wanted),
+    );
+    vec![
+        [&flags[..], &structured, &set, &go, &requests, &leave].concat(),
+        [&flags[..], &go, &requests].concat(),
+        [&flags[..], &option(option::EXPORT_NAME, b"data"), &requests, &leave].concat(),
+        [&flags[..], &option(option::LIST, &[]), &structured, &option(option::LIST_META_CONTEXT, &context)]
+            .concat(),
+        [
+            &flags[..],
+            &option(option::INFO, &wanted),
+            &option(option::STARTTLS, &[]),
+            &option(option::ABORT, &[]),
+        ]
+        .concat(),
+    ]
 }
 
 #[test]
-fn the_greedy_share_what_there_is_and_leave_the_modest_alone() {
+fn ten_thousand_spoiled_conversations_hold_up_nobody() {
+    const COUNT: usize = 10_000;
+    let bench = Bench::new();
+    // So large that no spoiled length reaches from where they write to the good client's corner.
+    bench.expect(0, "create data --level 1 ./d0 ./d1 --disk-size 6G");
+    let export = bench.export("--nbd unix:s");
+    let path = bench.path("s");
+    let stop = Arc::new(AtomicBool::new(false));
+    let good = good_client(path.clone(), 5 << 30, stop.clone());
+    let before = memory(export.id(), "VmRSS");
+    let since = Instant::now();
+    let conversations = conversations();
+    let whole: usize = thread::scope(|scope| {
+        let threads = (1..=4u64).map(|seed| {
+            let (path, conversations) = (&path, &conversations);
+            scope.spawn(move || {
+                let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                let mut whole = 0;
+                for _ in 0..COUNT / 4 {
+                    let chosen = conversations[dice.below(conversations.len())].clone();
+                    let said = dice.spoil(chosen);
+                    let mut stream = UnixStream::connect(path).unwrap();
+                    stream.set_read_timeout(Some(LONG)).unwrap();
+                    // The server may have had enough before the end.
+                    let _ = stream.write_all(&said);
+                    let _ = stream.shutdown(Shutdown::Write);
+                    let mut answer = Vec::new();
+                    match stream.read_to_end(&mut answer) {
+                        Ok(length) => whole += usize::from(length > 4096),
+                        Err(error) => {
+                            assert_ne!(error.kind(), ErrorKind::WouldBlock, "it never ends: {said:?}")
+                        }
+                    }
+                }
+                whole
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(whole > COUNT / 20, "only {whole} got as far as to read: they are too broken to prove much");
+    stop.store(true, Ordering::Relaxed);
+    assert!(good.join().unwrap() > 20, "the good client was served in all of {:?}", since.elapsed());
+    let grown = memory(export.id(), "VmRSS").saturating_sub(before);
+    assert!(grown < 128 * MEBIBYTE, "{grown} bytes stayed");
+    assert_eq!(export.signal("TERM"), (Some(0), String::new()));
+    bench.expect(0, "status ./d0");
+}
+
+#[test]
+fn those_that_ask_for_much_and_take_nothing_share_one_memory_and_make_way() {
     let bench = Bench::new();
     bench.raid5();
     let export = bench.export("--nbd unix:s");
     let path = bench.path("s");
+    let stop = Arc::new(AtomicBool::new(false));
+    let good = good_client(path.clone(), CORNER, stop.clone());
+    let before = memory(export.id(), "VmRSS");
     let read =
-        |cookie: u64, length: u32| Request { flags: 0, command: Command::Read, cookie, offset: 0, length };
-    let greedy: Vec<Client> = (0..24)
+        |cookie| Request { flags: 0, command: Command::Read, cookie, offset: 0, length: REQUEST_BYTES };
+    // Six of them fill the memory that is there for all.
+    let mut greedy: Vec<Client> = (0..9)
         .map(|_| {
             let mut client = Client::ready(&path, false);
-            (0..8).for_each(|cookie| client.send(read(cookie, REQUEST_BYTES), &[]));
+            (0..20).for_each(|cookie| client.send(read(cookie), &[]));
             client
         })
         .collect();
-    let mut modest = Client::ready(&path, false);
+    // A payload that does not come holds memory as well.
+    let mut slow = Client::ready(&path, false);
+    slow.send(Request { command: Command::Write, ..read(1) }, &[1; 100]);
+    thread::sleep(Duration::from_secs(1));
+    // As much as may be asked for: for that somebody has to make way.
     let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(3) {
-        let start = Instant::now();
-        modest.write(4096, &pattern(100_000, 1), 0);
-        assert!(modest.read(4096, 100_000) == pattern(100_000, 1));
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(Client::ready(&path, true).read(0, REQUEST_BYTES as usize).len(), REQUEST_BYTES as usize);
+    let waited = since.elapsed();
+    assert!(waited < Duration::from_secs(2 * PATIENCE_SECONDS), "{waited:?}");
+    let most = memory(export.id(), "VmHWM") - before;
+    assert!(most < SERVER_BYTES + 64 * MEBIBYTE, "{most} bytes for 11 clients");
+    let dropped =
+        greedy.iter_mut().map(|client| drains(&mut client.stream)).filter(|&dropped| dropped).count();
+    assert!(dropped > 0, "nobody has made way");
+
+    stop.store(true, Ordering::Relaxed);
+    assert!(good.join().unwrap() > 20);
+    drop((greedy, slow));
+    let until = Instant::now() + LONG;
+    while memory(export.id(), "VmRSS") > before + 64 * MEBIBYTE {
+        assert!(Instant::now() < until, "{} bytes for nobody", memory(export.id(), "VmRSS"));
+        thread::sleep(Duration::from_millis(50));
     }
-    let (held, most) = (memory(export.id()), (SERVER_BYTES + (192 << 20)) as u64);
-    assert!(held < most, "{held} bytes");
-    // A large request has its turn when those who take nothing are gone.
-    let large = modest.read(0, REQUEST_BYTES as usize);
-    assert!(large[4096..104_096] == pattern(100_000, 1));
-    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
-    drop(greedy);
-    assert_eq!(export.signal("TERM").0, Some(0));
+    assert_eq!(export.signal("TERM"), (Some(0), String::new()));
+}
+
+/// Takes all that is in the socket: does the connection end before 20 replies of [`REQUEST_BYTES`]?
+fn drains(stream: &mut UnixStream) -> bool {
+    let mut left = 20 * REQUEST_BYTES as usize;
+    let mut bytes = vec![0; MEBIBYTE];
+    while left > 0 {
+        match stream.read(&mut bytes) {
+            Ok(0) | Err(_) => return true,
+            Ok(length) => left = left.saturating_sub(length),
+        }
+    }
+    false
+}
+
+#[test]
+fn a_slow_client_may_take_its_time_while_nobody_waits() {
+    let bench = Bench::new();
+    bench.raid5();
+    let _export = bench.export("--nbd unix:s");
+    let mut slow = Client::ready(&bench.path("s"), true);
+    for cookie in 0..2 {
+        slow.send(
+            Request { flags: 0, command: Command::Read, cookie, offset: 0, length: REQUEST_BYTES },
+            &[],
+        );
+    }
+    thread::sleep(Duration::from_secs(PATIENCE_SECONDS + 2));
+    for _ in 0..2 {
+        assert_eq!(slow.reply(|_| 0).error, 0);
+    }
 }
 
 #[test]
