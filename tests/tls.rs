@@ -18,13 +18,17 @@ use std::time::{Duration, Instant};
 
 use export::Export;
 use pattern::pattern;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    date_time_ymd,
+};
 use uraid::serve::nbd::wire::{self, option, reply};
 
 const MEBIBYTE: usize = 1 << 20;
 
 /// A folder with an LU, and folders of certificates: `server` (which asks clients for theirs), `open` (which does
-/// not), `client`, and `stranger`, whose certificate somebody else has signed.
+/// not), `client`, `revoked`, whose certificate is not valid any more, and `stranger`, whose somebody else has signed.
 struct Bench(bench::Bench);
 
 impl Deref for Bench {
@@ -40,7 +44,33 @@ type Authority = CertifiedIssuer<'static, KeyPair>;
 fn authority() -> Authority {
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// The serial number of a folder's certificate.
+fn serial(folder: &str) -> u64 {
+    folder.bytes().map(u64::from).sum()
+}
+
+/// A list of certificates that are not valid any more.
+fn revoked(serials: &[u64], signer: &Authority) -> String {
+    let since = date_time_ymd(2020, 1, 1);
+    let revoked = serials.iter().map(|&serial| RevokedCertParams {
+        serial_number: SerialNumber::from(serial),
+        revocation_time: since,
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let list = CertificateRevocationListParams {
+        this_update: since,
+        next_update: date_time_ymd(2120, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(signer).unwrap().pem().unwrap()
 }
 
 impl Bench {
@@ -51,15 +81,18 @@ impl Bench {
         bench.certify("server", "server", &ours, Some(&ours));
         bench.certify("open", "server", &ours, None);
         bench.certify("client", "client", &ours, Some(&ours));
+        bench.certify("revoked", "client", &ours, Some(&ours));
+        fs::write(bench.path("server/ca-crl.pem"), revoked(&[serial("revoked")], &ours)).unwrap();
         bench.certify("stranger", "client", &theirs, Some(&ours));
         bench
     }
 
     /// A folder with a certificate and its key, for a `who`, signed by `signer`; and that of the one to believe.
-    fn certify(&self, folder: &str, who: &str, signer: &Authority, believes: Option<&Authority>) {
-        let folder = self.path(folder);
+    fn certify(&self, folder_name: &str, who: &str, signer: &Authority, believes: Option<&Authority>) {
+        let folder = self.path(folder_name);
         fs::create_dir(&folder).unwrap();
         let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(serial(folder_name)));
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
@@ -139,7 +172,7 @@ fn only_who_shows_a_certificate_that_is_believed() {
     // Certificates of another authority, and none at all.
     fs::create_dir(bench.path("nothing")).unwrap();
     fs::copy(bench.path("client/ca-cert.pem"), bench.path("nothing/ca-cert.pem")).unwrap();
-    for folder in ["stranger", "nothing"] {
+    for folder in ["stranger", "revoked", "nothing"] {
         let refused = bench.run_client("nbdinfo", &["--size", &bench.uri(&asks, folder)]);
         assert!(!refused.status.success(), "{folder}");
     }
@@ -212,10 +245,18 @@ fn nonsense_under_tls_hurts_nobody_else() {
             assert!(start.elapsed() < Duration::from_secs(5), "a good client waits");
         }
     }
-    // Those who stay and say nothing more are closed, the good one is not kept waiting for that.
-    let silent: Vec<TcpStream> = (0..20).map(|_| say(at, &asked(option::STARTTLS))).collect();
+    // Those who stay and say nothing more, or half of a first word, are closed in time; the good one is not kept
+    // waiting for that.
+    let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &[7; 100]].concat();
+    let half = |n: usize| [asked(option::STARTTLS), hello[..n * 5].to_vec()].concat();
+    let (since, silent) = (Instant::now(), (0..20).map(|n| say(at, &half(n))).collect::<Vec<TcpStream>>());
     bench.client("nbdinfo", &["--size", &good]);
-    drop(silent);
+    for mut stream in silent {
+        // The end, after the answer to STARTTLS and perhaps an alert.
+        assert!(stream.read_to_end(&mut Vec::new()).unwrap() <= 20 + 7);
+    }
+    let waited = since.elapsed().as_secs();
+    assert!((9..20).contains(&waited), "silent clients stayed for {waited} s");
     assert_eq!(export.signal("TERM").0, Some(0));
 }
 
@@ -240,6 +281,30 @@ fn folders_of_certificates_that_will_not_do() {
     refused(2, &["no certificate"]);
     bench.ends_untouched(2, "export ./d0 --nbd unix:s --tls server --insecure", &["--insecure"]);
     bench.ends_untouched(6, "export ./d0 --nbd tcp:0.0.0.0:0", &["--tls DIR"]);
-    // With it, other machines may come.
-    assert_eq!(bench.export("--nbd tcp:0.0.0.0:0 --tls server").signal("TERM").0, Some(0));
+    // With it, other machines may come; that nobody is asked for a certificate is said.
+    assert_eq!(bench.export("--nbd tcp:0.0.0.0:0 --tls server").signal("TERM"), (Some(0), String::new()));
+    let told = bench.export("--nbd tcp:0.0.0.0:0 --tls open").signal("TERM").1;
+    assert!(told.contains("open has no ca-cert.pem"), "{told}");
+    put("server/ca-crl.pem", "ca-crl.pem");
+    put("server/server-cert.pem", "server-cert.pem");
+    put("server/server-key.pem", "server-key.pem");
+    refused(2, &["ca-crl.pem", "no ca-cert.pem"]);
+}
+
+#[test]
+fn the_daemon_needs_its_certificates_and_who_only_looks_does_not() {
+    let bench = Bench::new();
+    let config = "[[lu]]\nname = 'mine'\ndisks = ['d0', 'd1', 'd2']\nnbd = 'unix:s'\ntls = 'server'\n";
+    fs::write(bench.path("uraid.toml"), config).unwrap();
+    bench.ok("config check uraid.toml");
+    let daemon = Export::start(bench.command("daemon --config uraid.toml"));
+    bench.client("nbdinfo", &["--size", &bench.uri(&daemon, "client")]);
+    assert!(!bench.run_client("nbdinfo", &[&bench.uri(&daemon, "stranger")]).status.success());
+    assert_eq!(daemon.signal("TERM").0, Some(0));
+    // As for somebody who may not read it.
+    fs::remove_file(bench.path("server/server-key.pem")).unwrap();
+    let told = bench.ends(2, "config check uraid.toml").words();
+    assert!(told.contains("uraid.toml:5: ") && told.contains("server-key.pem"), "{told}");
+    bench.ends_untouched(3, "daemon --config uraid.toml", &["server-key.pem"]);
+    bench.ok("status mine");
 }

@@ -1,5 +1,5 @@
 //! `uraid config check`: what is wrong with a configuration file, line by line, in the form that compilers
-//! use. Opens no disk and changes nothing.
+//! use. Loads the certificates it names, opens no disk and changes nothing.
 
 use std::path::PathBuf;
 
@@ -55,7 +55,10 @@ impl Check {
         let file = self.file.unwrap_or_else(|| standard().0);
         let text = std::fs::read_to_string(&file).map_err(|error| Failure::file(&file, &error))?;
         let (lus, wrongs) = match parse(&file, &text) {
-            Ok(lus) => (lus.len(), Vec::new()),
+            Ok(lus) => {
+                let certificates = lus.iter().filter_map(|lu| lu.tls.as_ref());
+                (lus.len(), certificates.filter_map(|tls| tls.check().err()).collect())
+            }
             Err(wrongs) => (0, wrongs),
         };
         let count = wrongs.len();

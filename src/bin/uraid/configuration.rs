@@ -56,12 +56,20 @@ pub(crate) struct Listed {
     /// Where the daemon serves it over NBD, and as a file; it leaves those alone that it is not to serve.
     pub(crate) nbd: Option<Address>,
     pub(crate) fuse: Option<PathBuf>,
-    /// NBD under TLS only, with the certificates of this folder.
-    pub(crate) tls: Option<PathBuf>,
+    /// NBD under TLS only.
+    pub(crate) tls: Option<Certificates>,
     /// For reading only.
     pub(crate) read_only: bool,
     /// To other machines, too.
     pub(crate) insecure: bool,
+}
+
+/// A folder of certificates.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Certificates {
+    pub(crate) folder: PathBuf,
+    /// Of the configuration file, which names it.
+    line: usize,
 }
 
 /// Something wrong with a configuration file.
@@ -129,6 +137,16 @@ impl Config {
         let message = format!("no LU '{wanted}': no such file, not held, and not in {path}");
         Err(Failure::of(ErrorKind::NotFound, message)
             .remedy("a path names an LU by one of its members: uraid status ./DISK"))
+    }
+}
+
+impl Certificates {
+    /// Loads them; what is wrong if that cannot be.
+    ///
+    /// For the server, and whoever looks after it. Others who only look up an LU may not read its key.
+    pub(crate) fn check(&self) -> Result<(), Wrong> {
+        let loaded = Tls::load(&self.folder).map(drop);
+        loaded.map_err(|error| Wrong { line: self.line, what: error.to_string() })
     }
 }
 
@@ -203,16 +221,17 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Listed>, Vec<Wrong>> 
                 wrong(span.clone(), format!("{} is no directory to mount on", place.display()));
             }
         }
-        let tls = tls.map(|place| (place.span(), folder.join(place.into_inner())));
-        if let Some((span, place)) = &tls {
-            if nbd.is_none() || insecure {
-                wrong(span.clone(), "tls is for an nbd address that is not insecure".into());
-            } else if let Err(error) = Tls::load(place) {
-                wrong(span.clone(), error.to_string());
-            }
+        if let Some(tls) = &tls
+            && (nbd.is_none() || insecure)
+        {
+            wrong(tls.span(), "tls is for an nbd address that is not insecure".into());
         }
+        let tls = tls.map(|place| {
+            let line = line_at(place.span().start);
+            Certificates { folder: folder.join(place.into_inner()), line }
+        });
         let (nbd, fuse) = (address.map(|(_, address)| address), fuse.map(|(_, place)| place));
-        lus.push(Listed { target, nbd, fuse, tls: tls.map(|(_, place)| place), read_only, insecure });
+        lus.push(Listed { target, nbd, fuse, tls, read_only, insecure });
     }
     wrongs.sort_by_key(|wrong| wrong.line);
     if wrongs.is_empty() { Ok(lus) } else { Err(wrongs) }
@@ -226,13 +245,14 @@ mod tests {
 
     #[test]
     fn what_is_listed() {
-        let text = "[[lu]]\nname = 'data'\ndisks = ['/a', 'b']\nnbd = 'unix:/s'\n\
+        let text = "[[lu]]\nname = 'data'\ndisks = ['/a', 'b']\nnbd = 'unix:/s'\ntls = 'pki'\n\
                     [[lu]]\nname = 'other'\ndisks = ['/c']\nread_only = true\nfuse = 'mnt'\n";
         let lus = parse(Path::new(PATH), text).unwrap();
         let disks = vec!["/a".into(), "/etc/x/b".into()];
         let target = Target::listed_in(Path::new(PATH), "data".into(), disks);
         let nbd = Some(Address::Unix("/s".into()));
-        assert_eq!(lus[0], Listed { target, nbd, fuse: None, tls: None, read_only: false, insecure: false });
+        let tls = Some(Certificates { folder: "/etc/x/pki".into(), line: 5 });
+        assert_eq!(lus[0], Listed { target, nbd, fuse: None, tls, read_only: false, insecure: false });
         assert_eq!((lus[1].nbd.clone(), lus[1].read_only), (None, true));
         assert_eq!(lus[1].fuse, Some("/etc/x/mnt".into()));
         let config = Config { path: PATH.into(), lus };
@@ -253,7 +273,7 @@ mod tests {
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nread_only = 1\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nnbd = 'unix'\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\nfuse = '/dev/null'\n"), [4]);
-        assert_eq!(lines(&format!("{good}tls = '/nowhere'\n")), [5]);
+        assert_eq!(lines(&format!("{good}tls = '/a'\ninsecure = true\n")), [5]);
         assert_eq!(lines("[[lu]]\nname = 'a'\ndisks = ['/a']\ntls = '/nowhere'\n"), [4]);
         assert_eq!(lines("[[lu]]\nname = 'a/b'\ndisks = ['/a',\n'/b',\n'/a']\n"), [2, 5]);
         assert_eq!(lines(&format!("{good}{good}")), [6, 7, 8]);

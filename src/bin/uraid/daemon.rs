@@ -79,7 +79,8 @@ fn start(config: &Config, console: &Console) -> Outcome<Vec<Hold>> {
             continue;
         }
         let (leave, read_only, insecure) = (Leave::default(), *read_only, *insecure);
-        let (nbd, fuse, tls) = (nbd.as_ref(), fuse.as_deref(), tls.as_deref());
+        let (nbd, fuse, tls) = (nbd.as_ref(), fuse.as_deref(), tls.as_ref());
+        let tls = tls.map(|tls| tls.folder.as_path());
         let service = Service { nbd, fuse, read_only, insecure, tls, leave: &leave };
         match Hold::start(target.clone(), &service, console) {
             Ok(hold) => holds.push(hold),

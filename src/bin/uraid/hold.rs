@@ -75,7 +75,7 @@ impl Hold {
         // Whoever asks about the LU may be in another folder.
         let target = target.absolute()?;
         // Before the LU is opened, which may change its members: nobody is answered until it is served.
-        let listener = service.nbd.map(|address| service.listen(address)).transpose()?;
+        let listener = service.nbd.map(|address| service.listen(address, console)).transpose()?;
         let folder = service.fuse.map(Folder::prepare).transpose()?;
         let lu = Arc::new(service.open(&target, console)?);
         let serve = |folder: Folder| fuse::Server::start(Arc::clone(&lu), service.read_only, &folder);
@@ -148,9 +148,14 @@ impl Hold {
 }
 
 impl Service<'_> {
-    fn listen(&self, address: &Address) -> Outcome<Listener> {
+    fn listen(&self, address: &Address, console: &Console) -> Outcome<Listener> {
         if let Some(folder) = self.tls {
-            return Ok(Listener::bind_secured(address, Tls::load(folder)?)?);
+            let tls = Tls::load(folder)?;
+            if !tls.asks_clients() && matches!(address, Address::Tcp(..)) {
+                let folder = folder.display();
+                console.remark(format_args!("{folder} has no ca-cert.pem: whoever can connect is served"));
+            }
+            return Ok(Listener::bind_secured(address, tls)?);
         }
         let reach = if self.insecure { Reach::Network } else { Reach::Local };
         Listener::bind_within(address, reach).map_err(|error| {

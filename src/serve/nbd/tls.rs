@@ -1,11 +1,12 @@
 //! TLS: who we are, whom we believe, and a connection's bytes under it.
 //!
 //! Certificates are where QEMU, libnbd and nbdkit have them: a folder with `server-cert.pem`, `server-key.pem` and, if
-//! clients have to show a certificate, the `ca-cert.pem` that has signed theirs. Promises: with a [`Tls`] nothing is said
-//! of the LU in the clear. Refuses to know NBD.
+//! clients have to show a certificate, the `ca-cert.pem` that has signed theirs and perhaps the `ca-crl.pem` of those not
+//! valid any more. Promises: with a [`Tls`] nothing is said of the LU in the clear; nothing is kept by which a later
+//! connection would be believed without a handshake of its own. Refuses to know NBD.
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use rustix::net::{RecvFlags, recv};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +26,10 @@ use super::transport::clear;
 
 /// Bytes that a connection holds at most, not yet encrypted or not yet sent.
 const HELD: usize = 64 << 10;
+
+/// Parts of at most 4 KiB that are read in a row without a byte of content in them. A record has four or five; more is
+/// somebody who keeps this side busy with nothing, and from everything else.
+const EMPTY_PARTS: usize = 64;
 
 /// Certificates to serve with.
 #[derive(Clone)]
@@ -40,23 +45,27 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads `server-cert.pem`, `server-key.pem` and, if it is there, `ca-cert.pem` of `folder`.
+    /// Reads `server-cert.pem`, `server-key.pem` and, if they are there, `ca-cert.pem` and `ca-crl.pem` of `folder`: once,
+    /// so that new ones are for a new server.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if one of the first two is missing, [`ErrorKind::Usage`] for a file without what it should
-    /// hold, a key of another certificate, or one that everybody may read; [`ErrorKind::Io`] if they cannot be read.
+    /// hold, a key of another certificate, one that everybody may read, or a `ca-crl.pem` without `ca-cert.pem`;
+    /// [`ErrorKind::Io`] if they cannot be read.
     pub fn load(folder: impl AsRef<Path>) -> Result<Tls> {
         let folder = folder.as_ref();
         let (own, key) = (folder.join("server-cert.pem"), folder.join("server-key.pem"));
-        let authority = folder.join("ca-cert.pem");
-        let chain = certificates(&own)?;
-        let mode = fs::metadata(&key).map_err(|error| unread(&key, error))?.permissions().mode();
+        let (authority, revoked) = (folder.join("ca-cert.pem"), folder.join("ca-crl.pem"));
+        let chain = all_of::<CertificateDer<'_>>(&own, "no certificate")?;
+        let mut file = File::open(&key).map_err(|error| unread(&key, error))?;
+        // Of the file that is open, and read: another may be there a moment later.
+        let mode = file.metadata().map_err(|error| unread(&key, error))?.permissions().mode();
         if mode & 0o007 != 0 {
             let text = format!("{}: everybody may use this key: chmod o= it", key.display());
             return Err(Error::new(ErrorKind::Usage, text));
         }
-        let secret =
-            PrivateKeyDer::from_pem_file(&key).map_err(|error| unfit(&key, "no private key", error))?;
+        let secret = PrivateKeyDer::from_pem_reader(&mut file);
+        let secret = secret.map_err(|error| unfit(&key, "no private key", error))?;
         let provider = Arc::new(default_provider());
         let builder =
             ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
@@ -64,15 +73,25 @@ impl Tls {
         let asks_clients = authority.exists();
         let builder = if asks_clients {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(&authority)? {
+            for certificate in all_of::<CertificateDer<'_>>(&authority, "no certificate")? {
                 roots.add(certificate).map_err(|error| wrong(&authority, &error))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| wrong(&authority, &error))?)
+            let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            if revoked.exists() {
+                let lists = all_of::<CertificateRevocationListDer<'_>>(&revoked, "no list of certificates")?;
+                // Lists of the authorities between are rare; that of the one who has signed has to be there.
+                verifier = verifier.with_crls(lists).only_check_end_entity_revocation();
+            }
+            let verifier = verifier.build().map_err(|error| wrong(&authority, &error))?;
+            builder.with_client_cert_verifier(verifier)
+        } else if revoked.exists() {
+            return Err(wrong(&revoked, &"there is no ca-cert.pem that it could be of"));
         } else {
             builder.with_no_client_auth()
         };
-        let config = builder.with_single_cert(chain, secret).map_err(|error| wrong(&own, &error))?;
+        let mut config = builder.with_single_cert(chain, secret).map_err(|error| wrong(&own, &error))?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Tls { config: Arc::new(config), asks_clients })
     }
 
@@ -97,12 +116,12 @@ impl Tls {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let all =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
-    let all = all.map_err(|error| unfit(path, "no certificate", error))?;
+/// All of one kind in a file: one at least.
+fn all_of<T: PemObject>(path: &Path, nothing: &str) -> Result<Vec<T>> {
+    let all = T::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<T>, _>>);
+    let all = all.map_err(|error| unfit(path, nothing, error))?;
     if all.is_empty() {
-        return Err(Error::new(ErrorKind::Usage, format!("{}: no certificate", path.display())));
+        return Err(Error::new(ErrorKind::Usage, format!("{}: {nothing}", path.display())));
     }
     Ok(all)
 }
@@ -136,7 +155,7 @@ impl<'a> Secured<'a> {
     }
 
     pub(super) fn receive(&mut self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        loop {
+        for _ in 0..EMPTY_PARTS {
             match self.connection.reader().read_vectored(parts) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // The end without a farewell is one, too: nothing is made of half a request.
@@ -149,6 +168,7 @@ impl<'a> Secured<'a> {
             self.push()?;
             understood.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "records without content"))
     }
 
     pub(super) fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
