@@ -202,7 +202,7 @@ impl Nbd {
         length: usize,
         data: &[u8],
     ) -> std::io::Result<()> {
-        let request = Request { flags: 0, command, cookie: 1, offset, length: length as u32 };
+        let request = Request { flags: 0, command, cookie: 1, offset, length: length as u64 };
         self.0.write_all(&[&request.emit()[..], data].concat())?;
         let mut reply = [0; 16];
         self.0.read_exact(&mut reply)?;

@@ -201,8 +201,7 @@ impl Client {
             Asked::WriteCommon(range, _) | Asked::ReadCommon(range, _) => range,
             Asked::Flush => &none,
         };
-        let (offset, length) =
-            (range.start * SECTOR as u64, ((range.end - range.start) * SECTOR as u64) as u32);
+        let (offset, length) = (range.start * SECTOR as u64, (range.end - range.start) * SECTOR as u64);
         let mut bytes = Request { flags, command, cookie, offset, length }.emit().to_vec();
         match &what {
             Asked::Write(range, value) => {

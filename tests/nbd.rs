@@ -108,6 +108,7 @@ impl Bench {
 struct Client {
     stream: UnixStream,
     structured: bool,
+    extended: bool,
 }
 
 /// A reply: error number, type of the chunk (simple replies have none) and payload.
@@ -129,7 +130,7 @@ impl Client {
         stream.read_exact(&mut greeting).unwrap();
         assert_eq!(greeting, wire::greeting());
         stream.write_all(&3u32.to_be_bytes()).unwrap();
-        Client { stream, structured: false }
+        Client { stream, structured: false, extended: false }
     }
 
     /// Ready for requests.
@@ -139,10 +140,19 @@ impl Client {
         client
     }
 
+    /// The same with extended headers.
+    fn extended(path: &Path) -> Client {
+        let mut client = Client::connect(path);
+        client.extended = true;
+        client.go(true);
+        client
+    }
+
     fn go(&mut self, structured: bool) {
         self.structured = structured;
         if structured {
-            assert_eq!(self.option(option::STRUCTURED_REPLY, &[]), [reply::ACK]);
+            let number = if self.extended { option::EXTENDED_HEADERS } else { option::STRUCTURED_REPLY };
+            assert_eq!(self.option(number, &[]), [reply::ACK]);
             let context =
                 [&[0; 4][..], &1u32.to_be_bytes(), &15u32.to_be_bytes(), b"base:allocation"].concat();
             assert_eq!(self.option(option::SET_META_CONTEXT, &context), [reply::META_CONTEXT, reply::ACK]);
@@ -175,8 +185,16 @@ impl Client {
         bytes
     }
 
-    fn send(&mut self, request: Request, payload: &[u8]) {
-        self.stream.write_all(&[&request.emit()[..], payload].concat()).unwrap();
+    /// A request as it is, and behind it its payload; with an extended header, a payload is announced.
+    fn send(&mut self, mut request: Request, payload: &[u8]) {
+        let head = match self.extended {
+            true => {
+                request.flags |= if payload.is_empty() { 0 } else { flag::PAYLOAD_LEN };
+                request.emit_extended().to_vec()
+            }
+            false => request.emit().to_vec(),
+        };
+        self.stream.write_all(&[&head[..], payload].concat()).unwrap();
     }
 
     /// The next reply; `read` says how long the data of a simple reply to a READ is, by cookie.
@@ -189,12 +207,21 @@ impl Client {
             let data = self.take(if error == 0 { read(cookie) } else { 0 });
             return Reply { cookie, error, kind: None, data };
         }
-        assert_eq!(number(0), wire::CHUNK_MAGIC);
         assert!(self.structured, "nobody has asked for structure");
         assert_eq!(number(4) >> 16, u32::from(chunk::DONE));
         let kind = number(4) as u16;
-        let length = u32::from_be_bytes(self.take(4).try_into().unwrap());
-        let data = self.take(length as usize);
+        let (length, offset) = if self.extended {
+            assert_eq!(number(0), wire::EXTENDED_CHUNK_MAGIC);
+            let [offset, length] = [(); 2].map(|()| u64::from_be_bytes(self.take(8).try_into().unwrap()));
+            (length as usize, Some(offset))
+        } else {
+            assert_eq!(number(0), wire::CHUNK_MAGIC);
+            (u32::from_be_bytes(self.take(4).try_into().unwrap()) as usize, None)
+        };
+        let data = self.take(length);
+        if kind == chunk::OFFSET_DATA && self.extended {
+            assert_eq!(offset.unwrap().to_be_bytes(), data[..8]);
+        }
         let error = match kind {
             chunk::ERROR => u32::from_be_bytes(data[..4].try_into().unwrap()),
             _ => 0,
@@ -203,7 +230,7 @@ impl Client {
     }
 
     /// One request and its reply.
-    fn call(&mut self, command: Command, flags: u16, offset: u64, length: u32, payload: &[u8]) -> Reply {
+    fn call(&mut self, command: Command, flags: u16, offset: u64, length: u64, payload: &[u8]) -> Reply {
         let cookie = 0x1234_5678_9abc_def0 ^ offset;
         self.send(Request { flags, command, cookie, offset, length }, payload);
         let reads = if command == Command::Read { length as usize } else { 0 };
@@ -214,12 +241,12 @@ impl Client {
 
     #[track_caller]
     fn write(&mut self, offset: u64, bytes: &[u8], flags: u16) {
-        assert_eq!(self.call(Command::Write, flags, offset, bytes.len() as u32, bytes).error, 0);
+        assert_eq!(self.call(Command::Write, flags, offset, bytes.len() as u64, bytes).error, 0);
     }
 
     #[track_caller]
     fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
-        let reply = self.call(Command::Read, 0, offset, length as u32, &[]);
+        let reply = self.call(Command::Read, 0, offset, length as u64, &[]);
         assert_eq!(reply.error, 0);
         match reply.kind {
             None => reply.data,
@@ -238,7 +265,7 @@ impl Client {
         command: Command,
         flags: u16,
         offset: u64,
-        length: u32,
+        length: u64,
         payload: &[u8],
     ) {
         assert_eq!(self.call(command, flags, offset, length, payload).error, errno as u32, "{command:?}");
@@ -395,6 +422,64 @@ fn commands_do_what_they_say() {
 }
 
 #[test]
+fn extended_headers_say_more_at_once() {
+    let bench = Bench::new();
+    // Larger than what 32 bits can say.
+    bench.expect(0, "create data --level 1 ./d0 ./d1 --disk-size 6G");
+    let export = bench.export("--nbd unix:s");
+    let path = bench.path("s");
+    let mut client = Client::extended(&path);
+    let bytes = pattern(300_000, 3);
+    let far = (5 << 30) + 12_345;
+    for (offset, length, flags) in [(0, 512, 0), (1, 1, flag::FUA), (far, 300_000, flag::FUA)] {
+        client.write(offset, &bytes[..length], flags);
+        assert!(client.read(offset, length) == bytes[..length], "{offset} {length}");
+    }
+    assert_eq!(client.call(Command::Flush, 0, 0, 0, &[]).error, 0);
+    assert_eq!(client.call(Command::Cache, 0, 0, 5 << 30, &[]).error, 0);
+
+    // One request for what took several.
+    let status = client.call(Command::BlockStatus, flag::REQ_ONE, 7, far, &[]);
+    assert_eq!(status.kind, Some(chunk::BLOCK_STATUS_EXT));
+    let extent = [&1u32.to_be_bytes()[..], &1u32.to_be_bytes(), &far.to_be_bytes(), &[0; 8]].concat();
+    assert_eq!(status.data, extent);
+    let long = far + 100_000;
+    assert_eq!(client.call(Command::WriteZeroes, flag::FUA, 0, long, &[]).error, 0);
+    assert!(client.read(far, 100_000).iter().all(|&byte| byte == 0));
+    assert!(client.read(far + 100_000, 200_000) == bytes[100_000..]);
+    assert_eq!(client.call(Command::Trim, 0, 0, 5 << 30, &[]).error, 0);
+
+    // What makes no sense is refused, with its payload, and the connection goes on.
+    client.refused(Errno::Inval, Command::Trim, 0, 0, 512, &[1; 512]);
+    client.refused(Errno::Inval, Command::BlockStatus, 0, 0, 12, &[0; 12]);
+    client.refused(Errno::Inval, Command::Other(77), 0, 0, 12, &[0; 12]);
+    client.refused(Errno::Inval, Command::Read, 0, 0, u64::from(REQUEST_BYTES) + 1, &[]);
+    client.refused(Errno::Inval, Command::Read, 0, 0, u64::MAX, &[]);
+    client.refused(Errno::Inval, Command::Trim, 0, 512, u64::MAX, &[]);
+    client.refused(Errno::NoSpc, Command::WriteZeroes, 0, 0, u64::MAX, &[]);
+    client.write(0, b"still there", 0);
+    assert_eq!(client.read(0, 11), b"still there");
+
+    // Some do not say that a payload follows a WRITE: it does.
+    let silent = Request { flags: 0, command: Command::Write, cookie: 1, offset: 0, length: 5 };
+    client.stream.write_all(&[&silent.emit_extended()[..], b"STILL"].concat()).unwrap();
+    assert_eq!((client.reply(|_| 0).error, client.read(0, 11)), (0, b"STILL there".to_vec()));
+
+    // A payload that nobody could mean is no way to go on, nor are headers that were not agreed upon.
+    let endless =
+        Request { flags: flag::PAYLOAD_LEN, command: Command::Write, cookie: 1, offset: 0, length: 1 << 40 };
+    client.stream.write_all(&endless.emit_extended()).unwrap();
+    assert!(client.is_closed());
+    let mut mixed = Client::extended(&path);
+    mixed.stream.write_all(&[&endless.emit()[..], &[0; 4]].concat()).unwrap();
+    assert!(mixed.is_closed());
+    let mut mixed = Client::ready(&path, true);
+    mixed.stream.write_all(&endless.emit_extended()).unwrap();
+    assert!(mixed.is_closed());
+    assert_eq!(export.signal("TERM"), (Some(0), String::new()));
+}
+
+#[test]
 fn zeros_reach_far_and_leave_the_edges() {
     let bench = Bench::new();
     bench.raid5();
@@ -403,7 +488,7 @@ fn zeros_reach_far_and_leave_the_edges() {
     let bytes = pattern(20 * MEBIBYTE, 4);
     client.write(0, &bytes, 0);
     let (from, length) = (700_001, 15 * MEBIBYTE + 3);
-    assert_eq!(client.call(Command::WriteZeroes, 0, from as u64, length as u32, &[]).error, 0);
+    assert_eq!(client.call(Command::WriteZeroes, 0, from as u64, length as u64, &[]).error, 0);
     let after = client.read(0, bytes.len());
     let to = from + length;
     assert!(after[..from] == bytes[..from] && after[to..] == bytes[to..], "beside");
@@ -427,9 +512,9 @@ fn what_is_trimmed_or_zeroed_is_freed_and_its_parity_stays_right() {
     // Stripes hold 192 KiB; what is left of a trim's first and last stays.
     let stripe = 192 << 10;
     let (from, to) = (stripe * 10 + 4096, stripe * 90 - 512);
-    assert_eq!(client.call(Command::Trim, flag::FUA, from as u64, (to - from) as u32, &[]).error, 0);
+    assert_eq!(client.call(Command::Trim, flag::FUA, from as u64, (to - from) as u64, &[]).error, 0);
     let (zeroed, zero_end) = (stripe * 120 + 100, stripe * 200 + 7);
-    let length = (zero_end - zeroed) as u32;
+    let length = (zero_end - zeroed) as u64;
     assert_eq!(client.call(Command::WriteZeroes, flag::FUA, zeroed as u64, length, &[]).error, 0);
     let freed = full - held();
     assert!(freed >= (78 + 78) * (stripe as u64 / 3) * 4, "{freed} bytes of {full}");
@@ -456,7 +541,8 @@ fn many_requests_are_under_way_on_one_connection() {
     let block = |n: u64| pattern(4096, 10 + n);
     let at =
         |command, cookie: u64| Request { flags: 0, command, cookie, offset: cookie * 4096, length: 4096 };
-    let mut sender = Client { stream: client.stream.try_clone().unwrap(), structured: false };
+    let mut sender =
+        Client { stream: client.stream.try_clone().unwrap(), structured: false, extended: false };
     let feeder = thread::spawn(move || {
         for n in 0..count {
             sender.send(at(Command::Write, n), &block(n));
@@ -545,11 +631,11 @@ fn odd_clients_hurt_nobody() {
     client.refused(Errno::Inval, Command::Read, 1 << 15, 0, 512, &[]);
     client.refused(Errno::Inval, Command::Read, 0, size * 2, 512, &[]);
     client.refused(Errno::Inval, Command::Read, 0, u64::MAX - 5, 512, &[]);
-    client.refused(Errno::Inval, Command::Read, 0, 0, u32::MAX, &[]);
-    client.refused(Errno::Inval, Command::Read, 0, 0, REQUEST_BYTES + 1, &[]);
+    client.refused(Errno::Inval, Command::Read, 0, 0, u32::MAX.into(), &[]);
+    client.refused(Errno::Inval, Command::Read, 0, 0, u64::from(REQUEST_BYTES) + 1, &[]);
     client.refused(Errno::NoSpc, Command::Write, 0, size * 2, 3, b"abc");
     client.refused(Errno::NoSpc, Command::Write, 0, u64::MAX, 3, b"abc");
-    client.refused(Errno::NoSpc, Command::WriteZeroes, 0, u64::MAX, u32::MAX, &[]);
+    client.refused(Errno::NoSpc, Command::WriteZeroes, 0, u64::MAX, u32::MAX.into(), &[]);
     client.refused(Errno::Inval, Command::Trim, 0, size * 2, 512, &[]);
     client.refused(Errno::Inval, Command::BlockStatus, 0, 0, 0, &[]);
     for command in [Command::Read, Command::Write, Command::WriteZeroes, Command::Trim] {
@@ -557,7 +643,7 @@ fn odd_clients_hurt_nobody() {
     }
     // Too long: what follows is thrown away, and the connection goes on.
     let long = vec![1; REQUEST_BYTES as usize + 1];
-    client.refused(Errno::Inval, Command::Write, 0, 0, REQUEST_BYTES + 1, &long);
+    client.refused(Errno::Inval, Command::Write, 0, 0, u64::from(REQUEST_BYTES) + 1, &long);
     client.write(0, &long[1..], 0);
     client.write(0, &[7; 700], 0);
     assert_eq!(client.read(0, 700), [7; 700]);
@@ -583,7 +669,13 @@ fn odd_clients_hurt_nobody() {
     let mut greedy = Client::ready(&path, false);
     for cookie in 0..200 {
         greedy.send(
-            Request { flags: 0, command: Command::Read, cookie, offset: 0, length: REQUEST_BYTES / 4 },
+            Request {
+                flags: 0,
+                command: Command::Read,
+                cookie,
+                offset: 0,
+                length: u64::from(REQUEST_BYTES) / 4,
+            },
             &[],
         );
     }
@@ -658,9 +750,16 @@ fn conversations() -> Vec<Vec<u8>> {
         let length = (data.len() as u32).to_be_bytes();
         [&wire::OPTION_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &length, data].concat()
     };
-    let request = |command: Command, flags: u16, length: u32| {
-        Request { flags, command, cookie: length.into(), offset: 4096, length }.emit().to_vec()
+    let whole = |command: Command, flags: u16, length: u64| Request {
+        flags,
+        command,
+        cookie: length,
+        offset: 4096,
+        length,
     };
+    let request = |command: Command, flags: u16, length: u64| whole(command, flags, length).emit().to_vec();
+    let extended =
+        |command: Command, flags: u16, length: u64| whole(command, flags, length).emit_extended().to_vec();
     let flags = 3u32.to_be_bytes().to_vec();
     let name = [&4u32.to_be_bytes()[..], b"data"].concat();
     let context = [&name[..], &1u32.to_be_bytes(), &15u32.to_be_bytes(), b"base:allocation"].concat();
@@ -676,6 +775,16 @@ fn conversations() -> Vec<Vec<u8>> {
         request(Command::Read, 0, 100_000),
     ]
     .concat();
+    let extended_requests = [
+        extended(Command::Read, 0, 4096),
+        [extended(Command::Write, flag::FUA | flag::PAYLOAD_LEN, 512), vec![7; 512]].concat(),
+        extended(Command::WriteZeroes, 0, 70_000),
+        [extended(Command::Trim, flag::PAYLOAD_LEN, 60), vec![7; 60]].concat(),
+        extended(Command::BlockStatus, 0, 1 << 20),
+        extended(Command::Read, 0, 100_000),
+        extended(Command::Disconnect, 0, 0),
+    ]
+    .concat();
     let leave = request(Command::Disconnect, 0, 0);
     let (structured, set, go) = (
         option(option::STRUCTURED_REPLY, &[]),
@@ -685,6 +794,7 @@ fn conversations() -> Vec<Vec<u8>> {
     vec![
         [&flags[..], &structured, &set, &go, &requests, &leave].concat(),
         [&flags[..], &go, &requests].concat(),
+        [&flags[..], &option(option::EXTENDED_HEADERS, &[]), &set, &go, &extended_requests].concat(),
         [&flags[..], &option(option::EXPORT_NAME, b"data"), &requests, &leave].concat(),
         [&flags[..], &option(option::LIST, &[]), &structured, &option(option::LIST_META_CONTEXT, &context)]
             .concat(),
@@ -756,8 +866,13 @@ fn those_that_ask_for_much_and_take_nothing_share_one_memory_and_make_way() {
     let stop = Arc::new(AtomicBool::new(false));
     let good = good_client(path.clone(), CORNER, stop.clone());
     let before = memory(export.id(), "VmRSS");
-    let read =
-        |cookie| Request { flags: 0, command: Command::Read, cookie, offset: 0, length: REQUEST_BYTES };
+    let read = |cookie| Request {
+        flags: 0,
+        command: Command::Read,
+        cookie,
+        offset: 0,
+        length: REQUEST_BYTES.into(),
+    };
     // Six of them fill the memory that is there for all.
     let mut greedy: Vec<Client> = (0..9)
         .map(|_| {
@@ -813,7 +928,7 @@ fn a_slow_client_may_take_its_time_while_nobody_waits() {
     let mut slow = Client::ready(&bench.path("s"), true);
     for cookie in 0..2 {
         slow.send(
-            Request { flags: 0, command: Command::Read, cookie, offset: 0, length: REQUEST_BYTES },
+            Request { flags: 0, command: Command::Read, cookie, offset: 0, length: REQUEST_BYTES.into() },
             &[],
         );
     }

@@ -8,7 +8,10 @@ use uraid::format::bitmap::Header;
 use uraid::format::ppl;
 use uraid::format::signature;
 use uraid::format::superblock::{Minor, SLOT_BYTES, Superblock, Uuid, locate};
-use uraid::serve::nbd::wire::{Contexts, REQUEST_HEAD, REQUEST_MAGIC, Request, Wanted, option_head};
+use uraid::serve::nbd::wire::{
+    Contexts, EXTENDED_HEAD, EXTENDED_REQUEST_MAGIC, REQUEST_HEAD, REQUEST_MAGIC, Request, Wanted,
+    option_head,
+};
 use uraid::units::{DiskLba, Sectors};
 use uraid::{Error, ErrorKind};
 
@@ -146,5 +149,10 @@ pub fn nbd(data: &[u8]) {
         let mut head = *head;
         head[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
         assert_eq!(Request::parse(&head).map(|request| request.emit()), Some(head));
+    }
+    if let Some(head) = data.first_chunk::<EXTENDED_HEAD>() {
+        let mut head = *head;
+        head[..4].copy_from_slice(&EXTENDED_REQUEST_MAGIC.to_be_bytes());
+        assert_eq!(Request::parse_extended(&head).map(|request| request.emit_extended()), Some(head));
     }
 }

@@ -25,7 +25,7 @@ use crate::lu::{Completion, Queue};
 
 use super::super::kept::Kept;
 use super::budget::{OWN_BYTES, Share};
-use super::handshake::Terms;
+use super::handshake::{Headers, Terms};
 use super::intake::{Arrived, Intake};
 use super::outbox::{Outbox, Reply};
 use super::transport::Transport;
@@ -140,7 +140,7 @@ impl<'a> Connection<'a> {
             transport,
             bell,
             leaving: None,
-            intake: Intake::new(),
+            intake: Intake::new(terms.headers == Headers::Extended),
             outbox: Outbox::new(),
             coming: None,
             jobs: (0..REQUESTS).map(|_| None).collect(),
@@ -188,6 +188,13 @@ impl<'a> Connection<'a> {
             match arrived {
                 None => break,
                 Some(Arrived::Head(request)) => {
+                    if self.extended() && self.carries(&request) && request.length > REQUEST_BYTES.into() {
+                        // To take in what may be 2^64 bytes, only to throw them away, is no way out.
+                        return Err(io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            "a payload too long to be meant",
+                        ));
+                    }
                     let refusal = self.refusal(&request);
                     let cost = if refusal.is_none() { self.cost(&request) } else { 0 };
                     if !self.admit(&request, cost) {
@@ -344,6 +351,16 @@ impl Connection<'_> {
         }
     }
 
+    fn extended(&self) -> bool {
+        self.terms.headers == Headers::Extended
+    }
+
+    /// Do `request.length` bytes of payload follow? Behind a WRITE they do, also if an extended header does not
+    /// say so: QEMU's does not.
+    fn carries(&self, request: &Request) -> bool {
+        request.command == Command::Write || (self.extended() && request.has(flag::PAYLOAD_LEN))
+    }
+
     /// Begins a request whose `cost` is held.
     fn begin(&mut self, request: Request, cost: usize, refusal: Option<Errno>) {
         match (request.command, refusal) {
@@ -355,13 +372,13 @@ impl Connection<'_> {
                 self.intake.expect(buffer, head, request.length as usize);
                 self.coming = Some(Coming { request, cost, refusal });
             }
-            (Command::Write, Some(_)) => {
+            (_, Some(_)) if self.carries(&request) => {
                 self.intake.discard(request.length as usize);
                 self.coming = Some(Coming { request, cost, refusal });
             }
             (_, Some(error)) => self.answer(&Job::new(request, cost), Some(error)),
             (Command::BlockStatus, None) => {
-                self.outbox.push(Reply::allocated(request.cookie, request.length));
+                self.outbox.push(Reply::allocated(&request, self.terms.headers));
             }
             (Command::Read | Command::WriteZeroes | Command::Trim, None) if request.length == 0 => {
                 self.answer(&Job::new(request, cost), None);
@@ -382,22 +399,23 @@ impl Connection<'_> {
     fn refusal(&self, request: &Request) -> Option<Errno> {
         use Command::{BlockStatus, Cache, Disconnect, Flush, Other, Read, Trim, Write, WriteZeroes};
         let known = match request.command {
-            Read => flag::FUA | if self.terms.structured { flag::DF } else { 0 },
-            Write | Flush | Trim | Cache => flag::FUA,
+            Read => flag::FUA | if self.terms.headers == Headers::Simple { 0 } else { flag::DF },
+            Write => flag::FUA | if self.extended() { flag::PAYLOAD_LEN } else { 0 },
+            Flush | Trim | Cache => flag::FUA,
             WriteZeroes => flag::FUA | flag::NO_HOLE | flag::FAST_ZERO,
             BlockStatus => flag::FUA | flag::REQ_ONE,
             Disconnect => return None,
             Other(_) => return Some(Errno::Inval),
         };
         let changes = matches!(request.command, Write | WriteZeroes | Trim);
-        let carries = matches!(request.command, Read | Write);
-        let end = request.offset.checked_add(request.length.into());
+        let moves = matches!(request.command, Read | Write);
+        let end = request.offset.checked_add(request.length);
         let is_past_end = request.command != Flush && end.is_none_or(|end| end > self.lu.size());
         if self.leaving.is_some() {
             Some(Errno::Shutdown)
         } else if changes && self.read_only {
             Some(Errno::Perm)
-        } else if request.has(!known) || (carries && request.length > REQUEST_BYTES) {
+        } else if request.has(!known) || (moves && request.length > REQUEST_BYTES.into()) {
             Some(Errno::Inval)
         } else if is_past_end {
             Some(if matches!(request.command, Write | WriteZeroes) { Errno::NoSpc } else { Errno::Inval })
@@ -515,14 +533,14 @@ impl Connection<'_> {
     fn answer_read(&mut self, &Job { request, cost, .. }: &Job, buffer: AlignedBuf) {
         let head = self.lu.cut(request.offset, request.length as usize).keep.head as usize;
         let range: Range<usize> = head..head + request.length as usize;
-        let mut reply = Reply::data(request.cookie, request.offset, buffer, range, self.terms.structured);
+        let mut reply = Reply::data(&request, buffer, range, self.terms.headers);
         reply.cost = cost;
         self.outbox.push(reply);
     }
 
     fn answer(&mut self, &Job { request, cost, .. }: &Job, error: Option<Errno>) {
         self.held -= cost;
-        self.outbox.push(Reply::plain(request.cookie, error, self.terms.structured));
+        self.outbox.push(Reply::plain(&request, error, self.terms.headers));
     }
 }
 

@@ -34,11 +34,23 @@ pub(super) struct Export {
     pub read_only: bool,
 }
 
+/// How requests and replies look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Headers {
+    /// Simple replies.
+    #[default]
+    Simple,
+    /// Structured replies.
+    Structured,
+    /// Extended headers on both, with lengths of 64 bits; replies are structured.
+    Extended,
+}
+
 /// What was agreed upon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Terms {
-    /// The client understands structured replies.
-    pub structured: bool,
+    /// How requests and replies look.
+    pub headers: Headers,
     /// It may ask for `base:allocation`.
     pub allocation: bool,
 }
@@ -166,8 +178,9 @@ impl Export {
         let mut say = |kind: u32, data: &[u8]| out.extend(wire::option_reply(number, kind, data));
         match number {
             option::EXPORT_NAME => {
-                if !self.is_named(data) {
-                    return Next::Leave; // The only refusal this option has.
+                // With extended headers it must not be used; this is the only refusal it has.
+                if !self.is_named(data) || terms.headers == Headers::Extended {
+                    return Next::Leave;
                 }
                 out.extend(self.size.to_be_bytes());
                 out.extend(self.abilities(*terms).to_be_bytes());
@@ -182,11 +195,20 @@ impl Export {
                 say(reply::SERVER, &prefixed(self.name.as_bytes()));
                 say(reply::ACK, &[]);
             }
+            option::STRUCTURED_REPLY if data.is_empty() && terms.headers == Headers::Extended => {
+                say(reply::ERR_EXT_HEADER_REQD, b"extended headers have been agreed upon");
+            }
             option::STRUCTURED_REPLY if data.is_empty() => {
-                terms.structured = true;
+                terms.headers = Headers::Structured;
                 say(reply::ACK, &[]);
             }
-            option::LIST | option::STRUCTURED_REPLY => say(reply::ERR_INVALID, b"this option has no data"),
+            option::EXTENDED_HEADERS if data.is_empty() => {
+                terms.headers = Headers::Extended;
+                say(reply::ACK, &[]);
+            }
+            option::LIST | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => {
+                say(reply::ERR_INVALID, b"this option has no data")
+            }
             option::INFO | option::GO => match Wanted::parse(data) {
                 None => say(reply::ERR_INVALID, b"a name and a list of informations are wanted"),
                 Some(wanted) if !self.is_named(wanted.name) => say(reply::ERR_UNKNOWN, b"no such export"),
@@ -231,7 +253,7 @@ impl Export {
         let Some(asked) = Contexts::parse(data) else {
             return say(reply::ERR_INVALID, b"a name and a list of queries are wanted");
         };
-        if !terms.structured {
+        if terms.headers == Headers::Simple {
             return say(reply::ERR_INVALID, b"structured replies come first");
         }
         if !self.is_named(asked.name) {
@@ -258,7 +280,7 @@ impl Export {
             true => can::READ_ONLY,
             false => can::SEND_TRIM | can::SEND_WRITE_ZEROES | can::SEND_FAST_ZERO,
         };
-        flags | if terms.structured { can::SEND_DF } else { 0 }
+        flags | if terms.headers == Headers::Simple { 0 } else { can::SEND_DF }
     }
 }
 
@@ -352,16 +374,37 @@ mod tests {
     #[test]
     fn a_client_of_today() {
         let options = [
-            option(option::EXTENDED_HEADERS, &[]),
+            option(77, &[]),
             option(option::STRUCTURED_REPLY, &[]),
             option(option::SET_META_CONTEXT, &contexts(&["base:allocation", "qemu:dirty-bitmap:x"])),
             option(option::GO, &go("data", &[info::BLOCK_SIZE, info::NAME])),
         ];
         let (terms, said) = talk(3, &options);
-        assert_eq!(terms.unwrap(), Some(Terms { structured: true, allocation: true }));
+        assert_eq!(terms.unwrap(), Some(Terms { headers: Headers::Structured, allocation: true }));
         let (ack, info) = (reply::ACK, reply::INFO);
         let expected = [reply::ERR_UNSUP, ack, reply::META_CONTEXT, ack, info, info, info, ack];
         assert_eq!(kinds(&said), expected);
+    }
+
+    #[test]
+    fn a_client_of_tomorrow() {
+        let options = [
+            option(option::EXTENDED_HEADERS, b"?"),
+            option(option::EXTENDED_HEADERS, &[]),
+            option(option::STRUCTURED_REPLY, &[]),
+            option(option::SET_META_CONTEXT, &contexts(&["base:allocation"])),
+            option(option::GO, &go("data", &[])),
+        ];
+        let (terms, said) = talk(3, &options);
+        assert_eq!(terms.unwrap(), Some(Terms { headers: Headers::Extended, allocation: true }));
+        let (ack, info) = (reply::ACK, reply::INFO);
+        let (invalid, extended) = (reply::ERR_INVALID, reply::ERR_EXT_HEADER_REQD);
+        assert_eq!(kinds(&said), [invalid, ack, extended, reply::META_CONTEXT, ack, info, info, ack]);
+        // Later is early enough, and what was set before stays set.
+        let later = [options[2].clone(), options[3].clone(), options[1].clone(), options[4].clone()];
+        assert_eq!(talk(3, &later).0.unwrap(), Some(Terms { headers: Headers::Extended, allocation: true }));
+        let old = [options[1].clone(), option(option::EXPORT_NAME, b"data")];
+        assert_eq!(talk(3, &old).0.unwrap(), None, "the old way in has no extended headers");
     }
 
     #[test]

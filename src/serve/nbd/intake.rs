@@ -9,7 +9,7 @@ use std::io::{self, IoSliceMut};
 use crate::disk::AlignedBuf;
 
 use super::transport::Transport;
-use super::wire::{REQUEST_HEAD, Request};
+use super::wire::{EXTENDED_HEAD, REQUEST_HEAD, Request};
 
 /// Bytes that are read ahead. More would be copied from here instead of going to a payload's buffer directly.
 const STAGED: usize = 8 << 10;
@@ -28,6 +28,8 @@ pub(super) struct Intake {
     /// The part of `staged` that has been read and not been used.
     start: usize,
     end: usize,
+    /// Requests have extended headers.
+    extended: bool,
     payload: Option<Payload>,
     readable: bool,
     ended: bool,
@@ -41,9 +43,10 @@ struct Payload {
 }
 
 impl Intake {
-    pub(super) fn new() -> Intake {
+    /// Nothing yet, of requests with extended headers or without.
+    pub(super) fn new(extended: bool) -> Intake {
         let staged = vec![0; STAGED].into_boxed_slice();
-        Intake { staged, start: 0, end: 0, payload: None, readable: true, ended: false }
+        Intake { staged, start: 0, end: 0, extended, payload: None, readable: true, ended: false }
     }
 
     /// The next thing that is whole, or `None` if the socket has no more for now.
@@ -107,12 +110,15 @@ impl Intake {
             }
             return Ok(self.payload.take().map(|payload| Arrived::Payload(payload.into)));
         }
-        let Some((head, _)) = self.staged[self.start..self.end].split_first_chunk::<REQUEST_HEAD>() else {
-            return Ok(None);
+        let staged = &self.staged[self.start..self.end];
+        let (head, parsed) = match self.extended {
+            true => (EXTENDED_HEAD, staged.first_chunk().map(Request::parse_extended)),
+            false => (REQUEST_HEAD, staged.first_chunk().map(Request::parse)),
         };
-        let request = Request::parse(head)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no request"))?;
-        self.start += REQUEST_HEAD;
+        let Some(request) = parsed else { return Ok(None) };
+        let request =
+            request.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no request"))?;
+        self.start += head;
         Ok(Some(Arrived::Head(request)))
     }
 
@@ -160,8 +166,9 @@ mod tests {
         (client, server)
     }
 
-    fn request(command: Command, cookie: u64, length: u32) -> [u8; REQUEST_HEAD] {
-        Request { flags: 0, command, cookie, offset: 0, length }.emit()
+    fn request(command: Command, cookie: u64, length: u64, extended: bool) -> Vec<u8> {
+        let request = Request { flags: 0, command, cookie, offset: 0, length };
+        if extended { request.emit_extended().to_vec() } else { request.emit().to_vec() }
     }
 
     /// Takes what is there; payloads of writes to odd places are kept, of others discarded.
@@ -193,16 +200,22 @@ mod tests {
     #[test]
     fn however_it_is_cut_it_comes_out_whole() {
         let payload: Vec<u8> = (0..20_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
-        let mut bytes = Vec::new();
-        for cookie in 0..6u64 {
-            let length = [0, 1, 505, 512, 20_000, 9000][cookie as usize];
-            bytes.extend(request(Command::Write, cookie, length));
-            bytes.extend(&payload[..length as usize]);
-            bytes.extend(request(Command::Read, 100 + cookie, 4096));
-        }
-        for step in [1, 3, 27, 28, 29, 1000, 8192, bytes.len()] {
+        let sent = |extended: bool| {
+            let mut bytes = Vec::new();
+            for cookie in 0..6u64 {
+                let length = [0, 1, 505, 512, 20_000, 9000][cookie as usize];
+                bytes.extend(request(Command::Write, cookie, length, extended));
+                bytes.extend(&payload[..length as usize]);
+                bytes.extend(request(Command::Read, 100 + cookie, 4096, extended));
+            }
+            bytes
+        };
+        for (step, extended) in
+            [1, 3, 27, 28, 29, 31, 32, 1000, 8192, 99_999].into_iter().flat_map(|n| [(n, false), (n, true)])
+        {
+            let bytes = sent(extended);
             let (mut client, server) = pair();
-            let (mut intake, mut out) = (Intake::new(), Vec::new());
+            let (mut intake, mut out) = (Intake::new(extended), Vec::new());
             for part in bytes.chunks(step) {
                 client.write_all(part).unwrap();
                 intake.set_readable();
@@ -230,6 +243,7 @@ mod tests {
         let (mut client, server) = pair();
         client.write_all(&[7; REQUEST_HEAD]).unwrap();
         let mut transport = Transport::Clear(server.as_fd());
-        assert_eq!(Intake::new().next(&mut transport).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        let what = Intake::new(false).next(&mut transport).err().unwrap();
+        assert_eq!(what.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -19,8 +19,8 @@
 //! ```
 //!
 //! # What is spoken
-//! Options: LIST, INFO, GO, EXPORT_NAME, ABORT, STARTTLS, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT
-//! (`base:allocation`); all others are answered "unsupported". Commands: READ, WRITE, FLUSH, WRITE_ZEROES,
+//! Options: LIST, INFO, GO, EXPORT_NAME, ABORT, STARTTLS, STRUCTURED_REPLY, EXTENDED_HEADERS, LIST_META_CONTEXT and
+//! SET_META_CONTEXT (`base:allocation`); all others are answered "unsupported". Commands: READ, WRITE, FLUSH, WRITE_ZEROES,
 //! TRIM, CACHE, BLOCK_STATUS, DISC. There is one export, the LU, by its name or the empty name. With a
 //! `Tls` (feature `tls`, [`Listener`]) a client is told nothing before it has begun TLS and, if the server has an
 //! authority, shown a certificate. Without, nothing is encrypted and nobody is asked who he is: a Unix socket has

@@ -10,12 +10,12 @@ use std::ops::Range;
 
 use crate::disk::AlignedBuf;
 
-use super::handshake::ALLOCATION_ID;
+use super::handshake::{ALLOCATION_ID, Headers};
 use super::transport::Transport;
-use super::wire::{CHUNK_HEAD, Errno, SIMPLE_HEAD, chunk, only_chunk, simple_reply};
+use super::wire::{EXTENDED_HEAD, Errno, Request, chunk, only_chunk, only_extended_chunk, simple_reply};
 
 /// Most bytes before the data of a reply.
-const LONGEST_HEAD: usize = CHUNK_HEAD + 12;
+const LONGEST_HEAD: usize = EXTENDED_HEAD + 24;
 
 /// Parts of replies in one system call.
 const PARTS: usize = 64;
@@ -31,41 +31,64 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// It is done, or not, and why. `structured` is how the client wants it.
-    pub(super) fn plain(cookie: u64, error: Option<Errno>, structured: bool) -> Reply {
+    /// It is done, or not, and why.
+    pub(super) fn plain(request: &Request, error: Option<Errno>, headers: Headers) -> Reply {
         match error {
-            Some(error) if structured => {
-                // The number, and a text of no length.
-                let number = (error as u32).to_be_bytes();
-                Reply::of(&only_chunk(cookie, chunk::ERROR, 6), &[number, [0; 4]].concat()[..6])
+            _ if headers == Headers::Simple => Reply::of(&simple_reply(request.cookie, error), &[]),
+            None => Reply::chunk(request, chunk::NONE, &[], 0, headers),
+            // The number, and a text of no length.
+            Some(error) => {
+                let payload = [&(error as u32).to_be_bytes()[..], &[0; 2]].concat();
+                Reply::chunk(request, chunk::ERROR, &payload, 0, headers)
             }
-            None if structured => Reply::of(&only_chunk(cookie, chunk::NONE, 0), &[]),
-            error => Reply::of(&simple_reply(cookie, error), &[]),
         }
     }
 
-    /// The data of a read at byte `offset`: `range` of `buffer`, not empty.
+    /// The data of a read: `range` of `buffer`, not empty.
     pub(super) fn data(
-        cookie: u64,
-        offset: u64,
+        request: &Request,
         buffer: AlignedBuf,
         range: Range<usize>,
-        structured: bool,
+        headers: Headers,
     ) -> Reply {
-        let mut reply = if structured {
-            let length = range.len() as u32 + 8;
-            Reply::of(&only_chunk(cookie, chunk::OFFSET_DATA, length), &offset.to_be_bytes())
-        } else {
-            Reply::of(&simple_reply(cookie, None), &[])
+        let mut reply = match headers {
+            Headers::Simple => Reply::of(&simple_reply(request.cookie, None), &[]),
+            _ => {
+                let offset = request.offset.to_be_bytes();
+                Reply::chunk(request, chunk::OFFSET_DATA, &offset, range.len(), headers)
+            }
         };
         reply.data = Some((buffer, range));
         reply
     }
 
-    /// All `length` bytes asked about are allocated.
-    pub(super) fn allocated(cookie: u64, length: u32) -> Reply {
-        let extent = [ALLOCATION_ID, length, 0].map(u32::to_be_bytes);
-        Reply::of(&only_chunk(cookie, chunk::BLOCK_STATUS, 12), &extent.concat())
+    /// All bytes asked about are allocated.
+    pub(super) fn allocated(request: &Request, headers: Headers) -> Reply {
+        let (id, length) = (ALLOCATION_ID.to_be_bytes(), request.length.to_be_bytes());
+        match headers {
+            // Behind the context a count of extents, then each with a length and a state of 64 bits.
+            Headers::Extended => {
+                let payload = [&id[..], &1u32.to_be_bytes(), &length, &[0; 8]].concat();
+                Reply::chunk(request, chunk::BLOCK_STATUS_EXT, &payload, 0, headers)
+            }
+            // Without extended headers a request is no longer than 32 bits can say.
+            _ => {
+                let payload = [&id[..], &length[4..], &[0; 4]].concat();
+                Reply::chunk(request, chunk::BLOCK_STATUS, &payload, 0, headers)
+            }
+        }
+    }
+
+    /// A chunk with `first` and `more` bytes behind it for a payload.
+    fn chunk(request: &Request, kind: u16, first: &[u8], more: usize, headers: Headers) -> Reply {
+        let length = first.len() + more;
+        match headers {
+            Headers::Extended => {
+                let head = only_extended_chunk(request.cookie, request.offset, kind, length as u64);
+                Reply::of(&head, first)
+            }
+            _ => Reply::of(&only_chunk(request.cookie, kind, length as u32), first),
+        }
     }
 
     fn of(first: &[u8], second: &[u8]) -> Reply {
@@ -84,8 +107,6 @@ impl Reply {
         self.parts().iter().map(|part| part.len()).sum()
     }
 }
-
-const _: () = assert!(LONGEST_HEAD >= SIMPLE_HEAD);
 
 /// Replies on their way out.
 pub(super) struct Outbox {
@@ -168,7 +189,12 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
+    use super::super::wire::{CHUNK_HEAD, Command};
     use super::*;
+
+    fn request(cookie: u64) -> Request {
+        Request { flags: 0, command: Command::Read, cookie, offset: 4096, length: 59_900 }
+    }
 
     #[test]
     fn all_of_it_arrives_in_order_through_a_narrow_socket() {
@@ -181,8 +207,9 @@ mod tests {
             buffer.fill(n as u8);
             expected.extend(simple_reply(n, None));
             expected.extend(&buffer[100..60_000]);
-            outbox.push(Reply { cost: n as usize, ..Reply::data(n, 0, buffer, 100..60_000, false) });
-            outbox.push(Reply::plain(n, Some(Errno::Io), false));
+            let (request, simple) = (request(n), Headers::Simple);
+            outbox.push(Reply { cost: n as usize, ..Reply::data(&request, buffer, 100..60_000, simple) });
+            outbox.push(Reply::plain(&request, Some(Errno::Io), simple));
             expected.extend(simple_reply(n, Some(Errno::Io)));
         }
         let reader = std::thread::spawn(move || {
@@ -204,14 +231,19 @@ mod tests {
 
     #[test]
     fn structured_replies_announce_what_follows() {
-        for (reply, payload) in [
-            (Reply::plain(1, None, true), 0),
-            (Reply::plain(1, Some(Errno::Io), true), 6),
-            (Reply::allocated(1, 4096), 12),
-            (Reply::data(1, 5, AlignedBuf::new(512), 1..101, true), 108),
-        ] {
-            assert_eq!(reply.len(), CHUNK_HEAD + payload);
-            assert_eq!(reply.head[16..20], (payload as u32).to_be_bytes());
+        for (headers, head, length_at) in
+            [(Headers::Structured, CHUNK_HEAD, 16..20), (Headers::Extended, EXTENDED_HEAD, 28..32)]
+        {
+            let extent = if headers == Headers::Extended { 24 } else { 12 };
+            for (reply, payload) in [
+                (Reply::plain(&request(1), None, headers), 0),
+                (Reply::plain(&request(1), Some(Errno::Io), headers), 6),
+                (Reply::allocated(&request(1), headers), extent),
+                (Reply::data(&request(1), AlignedBuf::new(512), 1..101, headers), 108),
+            ] {
+                assert_eq!(reply.len(), head + payload);
+                assert_eq!(reply.head[length_at.clone()], (payload as u32).to_be_bytes());
+            }
         }
     }
 }

@@ -19,6 +19,10 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// First word of a chunk of a structured reply.
 pub const CHUNK_MAGIC: u32 = 0x668e_33ef;
+/// First word of a request with an extended header.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// First word of a chunk of a reply with an extended header.
+pub const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Greeting and client flag: options are answered one by one.
 pub const FLAG_FIXED_NEWSTYLE: u32 = 1 << 0;
@@ -33,6 +37,8 @@ pub const REQUEST_HEAD: usize = 28;
 pub const SIMPLE_HEAD: usize = 16;
 /// Bytes of a structured chunk before its payload.
 pub const CHUNK_HEAD: usize = 20;
+/// Bytes of a request, or of a chunk of a reply, with an extended header before its payload.
+pub const EXTENDED_HEAD: usize = 32;
 
 /// Longest string of the protocol in bytes: names of exports and contexts.
 pub const LONGEST_STRING: usize = 4096;
@@ -65,6 +71,7 @@ pub mod reply {
     pub const ERR_TLS_REQD: u32 = 1 << 31 | 5;
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
     pub const ERR_TOO_BIG: u32 = 1 << 31 | 9;
+    pub const ERR_EXT_HEADER_REQD: u32 = 1 << 31 | 10;
 }
 
 /// What a reply of [`reply::INFO`] is about.
@@ -99,6 +106,7 @@ pub mod flag {
     pub const DF: u16 = 1 << 2;
     pub const REQ_ONE: u16 = 1 << 3;
     pub const FAST_ZERO: u16 = 1 << 4;
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Types of chunks of structured replies.
@@ -108,6 +116,7 @@ pub mod chunk {
     pub const NONE: u16 = 0;
     pub const OFFSET_DATA: u16 = 1;
     pub const BLOCK_STATUS: u16 = 5;
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     pub const ERROR: u16 = 1 << 15 | 1;
 }
 
@@ -194,38 +203,66 @@ pub struct Request {
     pub cookie: u64,
     /// In bytes.
     pub offset: u64,
-    /// In bytes.
-    pub length: u32,
+    /// In bytes. With an extended header it is the payload's, or without payload the range's; without such a
+    /// header it has 32 bits.
+    pub length: u64,
 }
 
 impl Request {
     /// The request at hand, or `None` if it does not begin as one: whoever sent it is not to be understood
     /// any more.
     pub fn parse(bytes: &[u8; REQUEST_HEAD]) -> Option<Request> {
+        Request::read(bytes, REQUEST_MAGIC, |fields| fields.u32().map(u64::from))
+    }
+
+    /// The same of one with an extended header.
+    pub fn parse_extended(bytes: &[u8; EXTENDED_HEAD]) -> Option<Request> {
+        Request::read(bytes, EXTENDED_REQUEST_MAGIC, |fields| fields.u64())
+    }
+
+    fn read(
+        bytes: &[u8],
+        magic: u32,
+        length: impl FnOnce(&mut Fields<'_>) -> Option<u64>,
+    ) -> Option<Request> {
         let mut fields = Fields(bytes);
-        if fields.u32()? != REQUEST_MAGIC {
+        if fields.u32()? != magic {
             return None;
         }
         let flags = fields.u16()?;
         let command = Command::of(fields.u16()?);
-        Some(Request { flags, command, cookie: fields.u64()?, offset: fields.u64()?, length: fields.u32()? })
+        let (cookie, offset) = (fields.u64()?, fields.u64()?);
+        Some(Request { flags, command, cookie, offset, length: length(&mut fields)? })
     }
 
     /// Where its range ends, in bytes of the export; beyond everything if that cannot be said.
     pub fn end(&self) -> u64 {
-        self.offset.saturating_add(self.length.into())
+        self.offset.saturating_add(self.length)
     }
 
-    /// The bytes of it, for clients.
+    /// The bytes of it, for clients; of its length the lower 32 bits.
     pub fn emit(&self) -> [u8; REQUEST_HEAD] {
         let mut bytes = [0; REQUEST_HEAD];
-        bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
+        self.write(&mut bytes, REQUEST_MAGIC);
+        bytes[24..].copy_from_slice(&(self.length as u32).to_be_bytes());
+        bytes
+    }
+
+    /// The bytes of it with an extended header, for clients.
+    pub fn emit_extended(&self) -> [u8; EXTENDED_HEAD] {
+        let mut bytes = [0; EXTENDED_HEAD];
+        self.write(&mut bytes, EXTENDED_REQUEST_MAGIC);
+        bytes[24..].copy_from_slice(&self.length.to_be_bytes());
+        bytes
+    }
+
+    /// All but the length, which comes last.
+    fn write(&self, bytes: &mut [u8], magic: u32) {
+        bytes[..4].copy_from_slice(&magic.to_be_bytes());
         bytes[4..6].copy_from_slice(&self.flags.to_be_bytes());
         bytes[6..8].copy_from_slice(&self.command.number().to_be_bytes());
         bytes[8..16].copy_from_slice(&self.cookie.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.offset.to_be_bytes());
-        bytes[24..].copy_from_slice(&self.length.to_be_bytes());
-        bytes
     }
 
     /// Has it any of `flags`?
@@ -332,6 +369,18 @@ pub fn only_chunk(cookie: u64, kind: u16, length: u32) -> [u8; CHUNK_HEAD] {
     bytes
 }
 
+/// The same with an extended header, which repeats the request's `offset`.
+pub fn only_extended_chunk(cookie: u64, offset: u64, kind: u16, length: u64) -> [u8; EXTENDED_HEAD] {
+    let mut bytes = [0; EXTENDED_HEAD];
+    bytes[..4].copy_from_slice(&EXTENDED_CHUNK_MAGIC.to_be_bytes());
+    bytes[4..6].copy_from_slice(&chunk::DONE.to_be_bytes());
+    bytes[6..8].copy_from_slice(&kind.to_be_bytes());
+    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
+    bytes[16..24].copy_from_slice(&offset.to_be_bytes());
+    bytes[24..].copy_from_slice(&length.to_be_bytes());
+    bytes
+}
+
 /// Takes numbers and strings off the front of bytes; `None` at their end.
 struct Fields<'a>(&'a [u8]);
 
@@ -387,6 +436,14 @@ mod tests {
         let mut wrong = request.emit();
         wrong[3] ^= 1;
         assert_eq!(Request::parse(&wrong), None);
+        expected[..4].copy_from_slice(&[0x21, 0xe4, 0x1c, 0x71]);
+        expected.truncate(24);
+        expected.extend([0, 0, 0, 1, 0, 0, 2, 0]);
+        let extended = Request { length: (1 << 32) + 512, ..request };
+        assert_eq!(extended.emit_extended()[..], expected);
+        assert_eq!(Request::parse_extended(&extended.emit_extended()), Some(extended));
+        wrong[3] ^= 1;
+        assert_eq!(Request::parse_extended(&[&wrong[..], &[0; 4]].concat().try_into().unwrap()), None);
     }
 
     #[test]
@@ -401,6 +458,9 @@ mod tests {
         let head = only_chunk(7, chunk::OFFSET_DATA, 520);
         assert_eq!(head[..8], [0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1]);
         assert_eq!(head[16..], [0, 0, 2, 8]);
+        let head = only_extended_chunk(7, 0x1000, chunk::BLOCK_STATUS_EXT, 24);
+        assert_eq!(head[..8], [0x6e, 0x8a, 0x27, 0x8c, 0, 1, 0, 6]);
+        assert_eq!(head[16..], [0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 24]);
         let reply = option_reply(option::GO, reply::ERR_UNKNOWN, b"no");
         assert_eq!(reply[8..], [0, 0, 0, 7, 0x80, 0, 0, 6, 0, 0, 0, 2, b'n', b'o']);
     }
@@ -432,6 +492,13 @@ mod tests {
             let mut bytes = bytes;
             bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
             prop_assert_eq!(Request::parse(&bytes).unwrap().emit(), bytes);
+        }
+
+        #[test]
+        fn what_is_emitted_with_an_extended_header_is_parsed(bytes: [u8; EXTENDED_HEAD]) {
+            let mut bytes = bytes;
+            bytes[..4].copy_from_slice(&EXTENDED_REQUEST_MAGIC.to_be_bytes());
+            prop_assert_eq!(Request::parse_extended(&bytes).unwrap().emit_extended(), bytes);
         }
 
         #[test]
