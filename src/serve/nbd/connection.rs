@@ -267,7 +267,7 @@ impl<'a> Connection<'a> {
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if it has for too long.
-    fn patience_left(&mut self) -> io::Result<Option<Duration>> {
+    fn look_again(&mut self) -> io::Result<Option<Duration>> {
         if self.outbox.len() == 0 && !self.intake.is_amid_payload() {
             self.stalled = None;
             return Ok(None);
@@ -285,9 +285,9 @@ impl<'a> Connection<'a> {
     /// Sleeps until the socket, the queue or the server wants something.
     ///
     /// # Errors
-    /// The system's, and those of [`patience_left`](Connection::patience_left).
+    /// The system's, and [`io::ErrorKind::TimedOut`] if the client has kept others waiting for too long.
     fn sleep(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
-        let patience = self.patience_left()?;
+        let patience = self.look_again()?;
         let keeping = (self.kept.bytes() > OWN_BYTES).then_some(KEEPING);
         // The bell, asked for nothing, stands in for what is not waited for. (A socket asked for nothing
         // would still tell that the client has hung up, again and again.)
