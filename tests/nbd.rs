@@ -894,6 +894,32 @@ fn after_a_kill_it_comes_back_with_what_was_made_stable() {
 }
 
 #[test]
+fn two_that_start_at_once_where_a_dead_one_was_do_not_take_it_from_each_other() {
+    let bench = Bench::new();
+    bench.expect(0, "create one --level 1 ./a0 ./a1 --disk-size 8M");
+    bench.expect(0, "create two --level 1 ./b0 ./b1 --disk-size 8M");
+    for _ in 0..10 {
+        drop(std::os::unix::net::UnixListener::bind(bench.path("s")).unwrap());
+        let mut both = ["a0", "b0"].map(|disk| bench.start(&format!("export ./{disk} --nbd unix:s")));
+        // One serves until it is stopped; the other gives up by itself.
+        let until = Instant::now() + LONG;
+        let loser = loop {
+            let ended = both.iter_mut().position(|child| child.try_wait().unwrap().is_some());
+            if let Some(ended) = ended {
+                break ended;
+            }
+            assert!(Instant::now() < until, "both serve there");
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(both[loser].wait().unwrap().code(), Some(5));
+        Client::ready(&bench.path("s"), false).write(0, b"served", 0);
+        bench.expect(0, &format!("stop {}", ["two", "one"][loser]));
+        assert!(both[1 - loser].wait().unwrap().success());
+        assert!(!bench.path("s").exists());
+    }
+}
+
+#[test]
 fn it_starts_degraded_and_says_what_is_missing() {
     let bench = Bench::new();
     bench.raid5();

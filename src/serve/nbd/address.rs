@@ -1,11 +1,11 @@
 //! Where a server listens: addresses as people write them, sockets as the kernel has them, URIs for clients.
 //!
 //! Promises: a Unix socket has mode 0600 before anybody can connect to it; the file of a server that is gone
-//! is replaced, that of one that lives never; TCP beyond this machine is only listened on by whoever says
-//! [`Reach::Network`]. Refuses to know what is spoken.
+//! is replaced, that of one that lives never, also if two start at once; TCP beyond this
+//! machine is only listened on with TLS or by whoever says [`Reach::Network`]. Refuses to know what is spoken.
 
 use std::fmt::Write;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -23,6 +25,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
+
+/// How long to wait for others who make or replace a socket in the same folder, and how often to look.
+const TURN: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// An address to listen on: `unix:PATH` or `tcp:HOST:PORT`, an IPv6 host in brackets. Port 0 is any that is
 /// free.
@@ -71,8 +77,10 @@ impl FromStr for Address {
 /// A socket that is listened on. Dropped, it is closed and its file removed.
 #[derive(Debug)]
 pub struct Listener {
-    fd: OwnedFd,
+    // Before the socket, so that its file is removed while it lives: nobody takes it for a dead server's, and
+    // puts his own there, at the moment it is removed.
     place: Place,
+    fd: OwnedFd,
     #[cfg(feature = "tls")]
     tls: Option<super::Tls>,
 }
@@ -185,6 +193,7 @@ fn bind_unix(path: &Path) -> Result<(OwnedFd, Place)> {
     let name = SocketAddrUnix::new(path.as_path()).map_err(|_| {
         Error::new(ErrorKind::Usage, format!("{}: too long for a socket's path", path.display()))
     })?;
+    let _turn = take_turn(&path)?;
     make_way(&path, &name)?;
     let fd = unix_socket().map_err(|error| at_path(&path, error.into()))?;
     bind(&fd, &name).map_err(|error| at_path(&path, error.into()))?;
@@ -195,6 +204,29 @@ fn bind_unix(path: &Path) -> Result<(OwnedFd, Place)> {
         .and_then(|()| Ok(listen(&fd, BACKLOG)?))
         .map_err(|error| at_path(&file.path, error))?;
     Ok((fd, Place::Unix(file)))
+}
+
+/// Locks the folder of `path` for as long as the file is open. To look whether a socket is dead, remove it,
+/// and listen on one's own is one step then: else a second server could look between, find the first one's
+/// socket that is bound and not listened on yet, and remove it for a dead one.
+///
+/// The folder, and not a file in it, so that nothing is left behind.
+fn take_turn(path: &Path) -> Result<File> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let failed = |error: io::Error| at_path(folder, error);
+    let file = File::open(folder).map_err(failed)?;
+    let until = Instant::now() + TURN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("{}: another process has this folder locked", folder.display());
+                return Err(Error::new(ErrorKind::Busy, text));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
 }
 
 /// Removes what a dead server left at `path`; a living one is an error.
@@ -322,6 +354,45 @@ mod tests {
         drop(listener);
         assert_eq!(Listener::bind(&path.as_path().into()).unwrap_err().kind(), ErrorKind::Usage);
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_race_for_a_dead_server_s_place_has_one_winner() {
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (holding, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for killed in [true, false, true, false] {
+                let (path, holding, held) = (&path, &holding, &held);
+                scope.spawn(move || {
+                    while held.load(SeqCst) < 400 {
+                        let Ok(listener) = Listener::bind(&path.as_path().into()) else { continue };
+                        assert_eq!(holding.fetch_add(1, SeqCst), 0, "a living server's place was taken");
+                        held.fetch_add(1, SeqCst);
+                        let name = SocketAddrUnix::new(path.as_path()).unwrap();
+                        connect(unix_socket().unwrap(), &name).unwrap();
+                        rustix::net::accept(&listener.fd).expect("the socket at the path is another's");
+                        holding.fetch_sub(1, SeqCst);
+                        if killed {
+                            // Its file stays behind.
+                            std::mem::forget(listener.place);
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_folder_that_stays_locked_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = File::open(folder.path()).unwrap();
+        lock.lock().unwrap();
+        let error = Listener::bind(&folder.path().join("s").as_path().into()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert!(error.to_string().contains("locked"), "{error}");
     }
 
     #[test]
