@@ -1,8 +1,8 @@
 //! Where a server listens: addresses as people write them, sockets as the kernel has them, URIs for clients.
 //!
 //! Promises: a Unix socket has mode 0600 before anybody can connect to it; the file of a server that is gone
-//! is replaced, that of one that lives never, also if two start at once; TCP beyond this machine is
-//! only listened on with TLS or by whoever says [`Reach::Network`]. Refuses to know what is spoken.
+//! is replaced, that of one that lives never, also if two start at once; TCP beyond this
+//! machine is only listened on with TLS or by whoever says [`Reach::Network`]. Refuses to know what is spoken.
 
 use std::fmt::Write;
 use std::fs::{self, File, Permissions, TryLockError};
