@@ -35,11 +35,20 @@ impl Bell {
         rung
     }
 
-    /// Makes the descriptor unreadable. Comes before [`Bell::answer`]: after it, a new ring makes it readable
+    /// Takes in a ring without sleeping. Was there one?
+    pub(super) fn heed(&self) -> bool {
+        // A ringer may have been stopped before it made the descriptor readable: then this is left for the next time.
+        let rung = self.rung.load(Ordering::Relaxed) && self.silence();
+        if rung {
+            self.answer();
+        }
+        rung
+    }
+
+    /// Makes the descriptor unreadable; false if it was that already. Comes before [`Bell::answer`]: after it, a new ring makes it readable
     /// again.
-    pub(crate) fn silence(&self) {
-        // Nothing to read means that somebody was faster; no harm.
-        let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+    pub(crate) fn silence(&self) -> bool {
+        rustix::io::read(&self.fd, &mut [0; 8]).is_ok()
     }
 
     /// The next ring is a new one.

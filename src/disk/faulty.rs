@@ -260,12 +260,12 @@ impl Disks for FaultyQueue {
         self.inner.kick();
     }
 
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) {
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool {
         let before = out.len();
         // With something to give, or nothing to come, there is nothing to sleep for.
         let idle = self.inner.in_flight() == 0 && !self.held.is_empty();
         let wait = wait.filter(|_| self.ready.is_empty() && !idle);
-        self.inner.reap(out, wait);
+        let woken = self.inner.reap(out, wait);
         // What comes from the disk is looked at in place; what is held is taken out of `out` again.
         let mut at = before;
         while at < out.len() {
@@ -277,6 +277,7 @@ impl Disks for FaultyQueue {
         out.append(&mut self.ready);
         let passed = (out.len() - before) as u32;
         self.release(out, passed);
+        woken
     }
 
     fn in_flight(&self) -> usize {

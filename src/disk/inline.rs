@@ -96,15 +96,17 @@ impl<E: Execute> Disks for InlineQueue<E> {
         }
     }
 
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) {
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool {
+        let woken = self.bell.heed();
         if self.ready.is_empty() && wait.is_some() {
             self.kick();
         }
         match wait {
-            Some(wait) if self.ready.is_empty() => {
-                self.bell.sleep(wait);
+            Some(wait) if self.ready.is_empty() && !woken => self.bell.sleep(wait),
+            _ => {
+                out.extend(self.ready.drain(..));
+                woken
             }
-            _ => out.extend(self.ready.drain(..)),
         }
     }
 

@@ -73,8 +73,11 @@ pub trait Disks: Send {
     /// Appends completions to `out`, in any order. With `wait`, and if none is there, kicks and sleeps until
     /// one comes, a [`waker`](Disks::waker) wakes, or the time is over. May also return early without any of
     /// these (a signal, a transfer that had to be continued). A wake that comes while nobody sleeps ends the
-    /// next sleep.
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>);
+    /// next reap.
+    ///
+    /// True if it was woken: then there may be news that came after the caller looked for them last, and no further
+    /// call tells of it.
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool;
 
     /// Operations submitted and not yet reaped.
     fn in_flight(&self) -> usize;

@@ -104,11 +104,11 @@ impl Disks for OverlaidQueue {
         self.inner.kick();
     }
 
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) {
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool {
         let wait = wait.filter(|_| self.refused.is_empty());
         out.append(&mut self.refused);
         let before = out.len();
-        self.inner.reap(out, wait);
+        let woken = self.inner.reap(out, wait);
         for done in &mut out[before..] {
             let Some(flight) = self.flights.remove(done.ticket as usize) else { continue };
             done.ticket = flight.ticket;
@@ -119,6 +119,7 @@ impl Disks for OverlaidQueue {
                 buf.bytes_mut()[from..from + sector.len()].copy_from_slice(sector);
             }
         }
+        woken
     }
 
     fn in_flight(&self) -> usize {

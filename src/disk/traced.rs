@@ -218,11 +218,11 @@ impl Disks for TracedQueue {
         self.inner.kick();
     }
 
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) {
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool {
         let before = out.len();
-        self.inner.reap(out, wait);
+        let woken = self.inner.reap(out, wait);
         if out.len() == before {
-            return;
+            return woken;
         }
         let mut book = self.trace.book();
         for done in &mut out[before..] {
@@ -231,6 +231,7 @@ impl Disks for TracedQueue {
                 book.completed(flight.number, flight.disk, done.result);
             }
         }
+        woken
     }
 
     fn in_flight(&self) -> usize {

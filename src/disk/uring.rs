@@ -327,9 +327,9 @@ impl Disks for UringQueue {
         }
     }
 
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) {
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool {
         let before = out.len();
-        let woken = self.collect(out);
+        let mut woken = self.collect(out);
         out.extend(self.ready.drain(..));
         if out.len() == before && !woken {
             let asked = match wait {
@@ -348,12 +348,13 @@ impl Disks for UringQueue {
                 None => false,
             };
             if asked {
-                self.collect(out);
+                woken = self.collect(out);
             }
         }
         // What was continued, taken apart or found room in `collect`.
         self.kick();
         out.extend(self.ready.drain(..));
+        woken
     }
 
     fn in_flight(&self) -> usize {

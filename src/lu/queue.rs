@@ -142,7 +142,8 @@ impl Core {
             self.side.disks.kick();
             self.collect();
             let sleep = wait.take().filter(|_| !moved && self.replies.is_empty());
-            self.side.disks.reap(&mut self.done, sleep);
+            // Who is woken after the engine has looked has to have it look again.
+            moved |= self.side.disks.reap(&mut self.done, sleep);
             moved |= self.deliver();
             moved |= self.finish_instant();
             self.collect();

@@ -811,7 +811,7 @@ impl Disks for SimQueue {
 
     fn kick(&mut self) {}
 
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) {
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool {
         let mut inner = self.disks.inner();
         // Whoever waits is answered before it returns: nobody else runs meanwhile, but for the disks.
         while wait.is_some()
@@ -830,6 +830,8 @@ impl Disks for SimQueue {
         let port = &mut inner.ports[self.queue];
         port.in_flight -= port.ready.len();
         out.append(&mut port.ready);
+        // Nobody runs in between who could wake it.
+        false
     }
 
     fn in_flight(&self) -> usize {

@@ -152,13 +152,14 @@ impl Disks for Queue {
         self.inner.kick();
     }
 
-    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) {
+    fn reap(&mut self, out: &mut Vec<Done>, wait: Option<Duration>) -> bool {
         let before = out.len();
-        self.inner.reap(out, wait);
+        let woken = self.inner.reap(out, wait);
         for done in &mut out[before..] {
             self.record.events().push(Event::Done { number: done.ticket });
             done.ticket = self.tickets.remove(&done.ticket).expect("a completion of what was submitted");
         }
+        woken
     }
 
     fn in_flight(&self) -> usize {
