@@ -160,7 +160,7 @@ fn fio_finds_what_it_wrote() {
     let file = format!("--filename={}", export.place);
     let sizes =
         "--bsrange=512-256k --blockalign=512 --size=48M --rw=randrw --numjobs=2 --offset_increment=64M";
-    let checks = "--verify=crc32c --do_verify=1 --verify_fatal=1 --iodepth=16 --ioengine=io_uring --direct=1";
+    let checks = "--verify=crc32c --do_verify=1 --verify_fatal=1 --verify_state_save=0 --iodepth=16 --ioengine=io_uring --direct=1";
     let words =
         [&["--name=a", file.as_str()][..], &sizes.split(' ').chain(checks.split(' ')).collect::<Vec<_>>()];
     system("fio", &words.concat());

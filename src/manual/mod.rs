@@ -8,6 +8,7 @@
 //! | [`failure_model`] | what may go wrong, what is promised then, what is not |
 //! | [`on_disk`] | what is where on a member, and why |
 //! | [`performance`] | how fast is it, measured how, and where does the time go |
+//! | [`serving`] | how do others use an LU: QEMU, containers, backup tools, the kernel, systemd |
 //! | [`lessons`] | what was learned the hard way |
 
 #[doc = include_str!("architecture.md")]
@@ -27,6 +28,9 @@ pub mod on_disk {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+
+#[doc = include_str!("serving.md")]
+pub mod serving {}
 
 #[doc = include_str!("lessons.md")]
 pub mod lessons {}
