@@ -529,9 +529,12 @@ fn ppl_writer() {
     let Ok(paths) = std::env::var("URAID_PPL_WRITER") else { return };
     let paths: Vec<PathBuf> = std::env::split_paths(&paths).collect();
     let lu = open(&paths, Access::Write);
-    std::fs::write(paths[0].with_extension("ready"), "").unwrap();
     let size = lu.size();
     for n in 0.. {
+        // There is something in the log by now: without a record the kernel could only resync.
+        if n == 16 {
+            std::fs::write(paths[0].with_extension("ready"), "").unwrap();
+        }
         // Small ones, long ones, unaligned ones, full stripes.
         let len = [4096, 12_288, 70_000, 512, 300_000][n as usize % 5];
         let at = n * 0x9e37_79b9 % (size / 2 - len as u64) / 512 * 512;
@@ -551,7 +554,7 @@ fn write_and_kill(paths: &[PathBuf]) {
     while !ready.exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    std::thread::sleep(std::time::Duration::from_millis(500));
     child.kill().unwrap();
     child.wait().unwrap();
     std::fs::remove_file(ready).unwrap();
