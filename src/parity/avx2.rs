@@ -7,13 +7,13 @@
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{
-    __m256i, _mm_loadu_si128, _mm256_add_epi8, _mm256_and_si256, _mm256_broadcastsi128_si256,
-    _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_set1_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
-    _mm256_srli_epi64, _mm256_storeu_si256, _mm256_xor_si256,
+    __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi8, _mm256_and_si256,
+    _mm256_broadcastsi128_si256, _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_set1_epi8,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_xor_si256,
 };
 
 use super::gf::{NIBBLES, POLYNOMIAL};
-use super::sums::sums;
+use super::sums::{AHEAD, sums};
 use super::{Kernels, Source, portable};
 
 impl Kernels {
@@ -68,6 +68,16 @@ fn double<const N: usize>(sum: &mut [__m256i; N]) {
         let carried = _mm256_and_si256(_mm256_cmpgt_epi8(_mm256_setzero_si256(), *sum), reduce);
         *sum = _mm256_xor_si256(_mm256_add_epi8(*sum, *sum), carried);
     }
+}
+
+/// `sum` = 4 * `sum` + 2 * `a` + `b`, by the generator 2: two steps of Horner's rule.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn double_twice<const N: usize>(sum: &mut [__m256i; N], a: &[__m256i; N], b: &[__m256i; N]) {
+    double(sum);
+    add(sum, a);
+    double(sum);
+    add(sum, b);
 }
 
 /// `sum` += `coef` * `data`, by a look-up of each nibble's product.

@@ -11,12 +11,12 @@
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{
-    __m512i, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_set1_epi64, _mm512_setzero_si512,
-    _mm512_storeu_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_set1_epi64,
+    _mm512_setzero_si512, _mm512_storeu_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 
 use super::gf::MATRICES;
-use super::sums::sums;
+use super::sums::{AHEAD, sums};
 use super::{Kernels, Source, portable};
 
 impl Kernels {
@@ -63,13 +63,17 @@ fn add_both<const N: usize>(sum: &mut [__m512i; N], a: &[__m512i; N], b: &[__m51
     }
 }
 
-/// `sum` times the generator.
+/// `sum` = 4 * `sum` + 2 * `a` + `b`, by the generator 2: two steps of Horner's rule, which do not wait for each other.
 #[target_feature(enable = "avx512f,gfni")]
 #[inline]
-fn double<const N: usize>(sum: &mut [__m512i; N]) {
-    let by_two = matrix(2);
-    for sum in sum {
-        *sum = _mm512_gf2p8affine_epi64_epi8::<0>(*sum, by_two);
+fn double_twice<const N: usize>(sum: &mut [__m512i; N], a: &[__m512i; N], b: &[__m512i; N]) {
+    let (by_two, by_four) = (matrix(2), matrix(4));
+    for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+        let (sum4, a2) = (
+            _mm512_gf2p8affine_epi64_epi8::<0>(*sum, by_four),
+            _mm512_gf2p8affine_epi64_epi8::<0>(*a, by_two),
+        );
+        *sum = _mm512_ternarylogic_epi64::<0x96>(sum4, a2, *b);
     }
 }
 

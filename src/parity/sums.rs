@@ -5,6 +5,9 @@
 //! that is generic over its registers cannot have the features of a CPU that they need. Four registers a turn, then one;
 //! what is left is the portable set's.
 
+/// How far before its use a source of P and Q is asked for, in bytes. The CPU follows few streams on its own.
+pub(super) const AHEAD: usize = 1024;
+
 /// `xor`, `pq`, `one` and `two` for CPUs with `$features`, in registers of `$vector`, which `$zero` makes.
 macro_rules! sums {
     ($features:literal, $vector:ty, $zero:path) => {
@@ -68,11 +71,17 @@ macro_rules! sums {
             at: usize,
         ) {
             let (mut p_sum, mut q_sum) = (start::<N>(p, at, accumulate), zero());
-            for &index in order.iter().rev() {
-                let data = load(sources[usize::from(index)].bytes, at);
-                add(&mut p_sum, &data);
-                double(&mut q_sum);
-                add(&mut q_sum, &data);
+            let (pairs, rest) = order.as_chunks::<2>();
+            for &index in rest {
+                // The highest power: nothing is there yet to be doubled.
+                q_sum = load_ahead(sources[usize::from(index)].bytes, at);
+                add(&mut p_sum, &q_sum);
+            }
+            for &[b, a] in pairs.iter().rev() {
+                let a = load_ahead(sources[usize::from(a)].bytes, at);
+                let b = load_ahead(sources[usize::from(b)].bytes, at);
+                add_both(&mut p_sum, &a, &b);
+                double_twice(&mut q_sum, &a, &b);
             }
             add(&mut q_sum, &start(q, at, accumulate));
             store(p, at, &p_sum);
@@ -136,6 +145,22 @@ macro_rules! sums {
             }
             store(to, at, &sum);
             store(to2, at, &sum2);
+        }
+
+        /// As `load`, and asks for what is to be loaded [`AHEAD`] bytes later.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn load_ahead<const N: usize>(bytes: &[u8], at: usize) -> [$vector; N] {
+            for line in (at..at + N * LANE).step_by(64) {
+                let ahead = bytes.as_ptr().wrapping_add(line + AHEAD);
+                // SAFETY: a hint, which touches no memory in the sense of the language and may name any address. (Newer
+                // compilers know that.)
+                #[allow(unused_unsafe)]
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast())
+                };
+            }
+            load(bytes, at)
         }
 
         /// What a sum begins with: what the target holds, or zero.
