@@ -116,6 +116,12 @@ pub fn plan(
     {
         return Ok(());
     }
+    if let Want::Write(pieces) = want
+        && !logging
+        && modify_directly(map, view, faults, pieces, out)
+    {
+        return Ok(());
+    }
     let mut scratch = core::mem::take(&mut out.scratch);
     scratch.load(map);
     let result =
@@ -156,6 +162,84 @@ pub fn direct(map: &StripeMap<'_>, view: &View, leg: u16, piece: Piece) -> Optio
     Some((cell.slot, cell.at + Sectors(u64::from(piece.rows.start))))
 }
 
+/// The common small write, without looking at the rest of the stripe: some rows of one data cell, in one piece or several
+/// that follow each other, where that cell and all parities are good and in sync. If reading these is less than reading
+/// the others, whatever those are worth, it is read-modify-write.
+fn modify_directly(
+    map: &StripeMap<'_>,
+    view: &View,
+    faults: &[Fault],
+    pieces: &[Piece],
+    out: &mut Plan,
+) -> bool {
+    let (rows, data) = (out.rows, map.cells() - u16::from(map.parities()));
+    let written = 1 + u16::from(map.parities());
+    let is_run =
+        pieces.windows(2).all(|two| two[0].data == two[1].data && two[0].rows.end == two[1].rows.start);
+    let cell = match pieces.first() {
+        Some(first) if is_run && data < map.cells() && written + 1 < data => first.data,
+        _ => return false,
+    };
+    let mut involved = core::iter::once(cell).chain(data..map.cells());
+    if synced_rows(map, view) < rows.end || !involved.all(|cell| is_plain(map, view, faults, cell, rows)) {
+        return false;
+    }
+    let io = |cell: u16, rows: Rows, buf: Buf| {
+        let place = map.cell(cell);
+        let at = place.at + Sectors(u64::from(rows.start));
+        Io { slot: place.slot, cell, at, rows, buf }
+    };
+    let parities = (data..map.cells()).zip(0..);
+    let old = Base::Lane(u16::from(map.parities()));
+    let (mut targets, mut coef) = ([None; 2], [0; 2]);
+    for (parity, lane) in parities.clone() {
+        let buf = Buf { base: Base::Lane(lane), sector: 0 };
+        out.gather.push(io(parity, rows, buf));
+        let n = usize::from(lane);
+        targets[n] = Some(buf);
+        coef[n] = match map.cell(parity).kind {
+            CellKind::Q => gf::exp(u32::from(map.q_power(cell))),
+            _ => 1,
+        };
+    }
+    out.gather.push(io(cell, rows, Buf { base: old, sector: 0 }));
+    for (i, piece) in pieces.iter().enumerate() {
+        let (sector, new) = (piece.rows.start - rows.start, Buf { base: Base::Client(i as u32), sector: 0 });
+        let first = out.terms.len() as u32;
+        out.terms.extend([Buf { base: old, sector }, new].map(|buf| Term { buf, coef }));
+        let target = targets.map(|target| target.map(|buf| Buf { sector, ..buf }));
+        out.fold.push(Fold { target, sectors: piece.rows.len(), terms: first..first + 2, accumulate: true });
+        out.scatter.push(io(cell, piece.rows, new));
+        if i == 0 {
+            let parities = parities.clone();
+            let buf = |lane| Buf { base: Base::Lane(lane), sector: 0 };
+            out.scatter.extend(parities.map(|(parity, lane)| io(parity, rows, buf(lane))));
+        }
+    }
+    out.lanes = written;
+    out.segments.push((rows, Method::Modify));
+    true
+}
+
+/// Is a cell good over all of `rows`, and nobody about to replace its disk?
+fn is_plain(map: &StripeMap<'_>, view: &View, faults: &[Fault], cell: u16, rows: Rows) -> bool {
+    let cell = map.cell(cell);
+    view.replacement(cell.slot).is_none() && is_good(view, faults, cell.slot, cell.at, rows)
+}
+
+/// Does `slot` have all of `rows` of its cell at `at`, as it is?
+fn is_good(view: &View, faults: &[Fault], slot: Slot, at: MemberLba, rows: Rows) -> bool {
+    let member = &view.members[slot.index()];
+    let readable = match member.presence {
+        Presence::Present => true,
+        Presence::Below(watermark) => at + Sectors(u64::from(rows.end)) <= watermark,
+        Presence::Missing => false,
+    };
+    readable
+        && !overlaps_bad(&member.bad, at, rows)
+        && !faults.iter().any(|fault| fault.slot == slot && fault.rows.overlaps(rows))
+}
+
 /// May any copy of the rows below `end` be believed?
 fn copies_agree(map: &StripeMap<'_>, view: &View, end: u32) -> bool {
     synced_rows(map, view) >= end || planted(Bug::BalanceUnsynced)
@@ -173,15 +257,7 @@ fn good_cell(
     let copies = if map.parities() == 0 { map.cells() } else { 1 };
     let is_good = |cell: u16| {
         let cell = map.cell(cell);
-        let member = &view.members[cell.slot.index()];
-        let readable = match member.presence {
-            Presence::Present => true,
-            Presence::Below(watermark) => cell.at + Sectors(u64::from(piece.rows.end)) <= watermark,
-            Presence::Missing => false,
-        };
-        readable
-            && !overlaps_bad(&member.bad, cell.at, piece.rows)
-            && !faults.iter().any(|fault| fault.slot == cell.slot && fault.rows.overlaps(piece.rows))
+        is_good(view, faults, cell.slot, cell.at, piece.rows)
     };
     if copies == 1 {
         return Some(piece.data).filter(|&cell| is_good(cell));
