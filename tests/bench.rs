@@ -45,6 +45,34 @@ fn disks_in_memory_show_what_a_level_costs() {
 }
 
 #[test]
+fn a_rebuild_costs_what_the_level_says() {
+    let bench = Bench::empty();
+    for (shape, reads, stage) in [
+        ("--level 5", 3.0, "--memory"),
+        ("--level 6 --disks 6", 4.0, "--memory"),
+        ("--level 1 --disks 2", 1.0, "--disks-in ."),
+        ("--level 10 --layout f2", 1.0, "--memory"),
+    ] {
+        let line = format!("bench {stage} {shape} --rw rebuild --disk-size 64M --runtime 50ms --rounds 1");
+        let document = bench.document(&line);
+        let operations = &document["disk_operations_per_request"];
+        let near = |name: &str, wanted: f64| {
+            let got = operations[name].as_f64().unwrap() / f64::from(1 << 20);
+            // Superblocks, and what a new member is begun with, come on top.
+            assert!(got >= wanted && got <= 1.1 * wanted, "{line}: {got} {name}, not {wanted}");
+        };
+        near("read_bytes", reads);
+        near("written_bytes", 1.0);
+        let price = &document["disk_bytes_per_byte"];
+        assert_eq!((&price["read"], &price["written"]), (&reads.into(), &1.0.into()), "{line}");
+        assert_eq!(document["lu"]["state"], "healthy", "{line}");
+        assert!(document["ratio_to_limit"]["median"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(document["beside"]["calm_latency_ns"]["p50"].as_u64() > Some(0), "{line}");
+    }
+    assert_eq!(std::fs::read_dir(bench.path(".")).unwrap().count(), 0, "files are left");
+}
+
+#[test]
 fn small_writes_one_after_the_other_become_full_stripes() {
     let bench = Bench::empty();
     let line = format!("bench --disks-in . --level 5 --rw write --depth 64 {SHORT}");
@@ -103,6 +131,10 @@ fn what_makes_no_sense_is_refused() {
         "bench --memory --runtime 0.8",
         "bench --memory --level 5 --disks 2 --degraded --disk-size 1K",
         "bench --memory --depth 0",
+        "bench --memory --rw rebuild --level 0",
+        "bench --memory --rw rebuild --degraded",
+        "bench --memory --rw rebuild --policy bitmap",
+        "bench ./d0 --rw rebuild",
     ] {
         bench.ends(2, line);
     }

@@ -44,4 +44,13 @@ impl Lu {
         plan::cost(&self.board.geometry, &view, lba, sectors, write)
             .map_err(|lost| Error::new(ErrorKind::Io, lost.to_string()))
     }
+
+    /// What rebuilding a lost member should cost for each of its stripes, as [`plan::rebuild_cost`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the level has no redundancy.
+    pub fn rebuild_cost(&self) -> Result<Cost> {
+        plan::rebuild_cost(&self.board.geometry, Slot(0))
+            .map_err(|lost| Error::new(ErrorKind::Io, lost.to_string()))
+    }
 }

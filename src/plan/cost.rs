@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use core::ops::Add;
 
 use crate::geometry::Geometry;
-use crate::units::{Lba, Sectors};
+use crate::units::{Lba, MemberLba, Sectors, Slot, Stripe};
 
-use super::{Lost, Piece, Plan, Rows, View, Want, plan};
+use super::{Lost, Piece, Plan, Presence, Rows, View, Want, plan};
 
 /// Disk operations and what they move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,6 +66,22 @@ pub fn cost(geometry: &Geometry, view: &View, lba: Lba, sectors: Sectors, write:
     Ok(sum)
 }
 
+/// The cost of rebuilding what `slot` has of one stripe, its first, while all others are well.
+///
+/// # Errors
+/// [`Lost`] if the others cannot give it.
+pub fn rebuild_cost(geometry: &Geometry, slot: Slot) -> Result<Cost, Lost> {
+    let mut view = View::healthy(geometry.slots());
+    if let Some(member) = view.members.get_mut(slot.index()) {
+        member.presence = Presence::Below(MemberLba(0));
+    }
+    let place = geometry.find(slot, MemberLba(0));
+    let stripe = geometry.stripe(place.map_or(Stripe(0), |place| place.stripe));
+    let mut out = Plan::with_room_for(usize::from(geometry.cells()));
+    plan(&stripe, &view, &[], 0, Want::Fill(Rows::new(0, stripe.rows())), &mut out)?;
+    Ok(of(&out))
+}
+
 fn of(plan: &Plan) -> Cost {
     let length = |ios: &[super::Io]| Sectors(ios.iter().map(|io| u64::from(io.rows.len())).sum());
     Cost {
@@ -80,7 +96,7 @@ fn of(plan: &Plan) -> Cost {
 mod tests {
     use super::*;
     use crate::geometry::{Layout, Shape};
-    use crate::units::{Level, Slot, SlotSet};
+    use crate::units::{Level, SlotSet};
 
     /// Four members of 4 MiB, chunks of 64 KiB.
     fn costs(level: Level, gone: Option<u16>, lba: u64, sectors: u64, write: bool) -> Cost {
@@ -96,6 +112,27 @@ mod tests {
             view.members[slot.index()].presence = crate::plan::Presence::Missing;
         }
         cost(&geometry, &view, Lba(lba), Sectors(sectors), write).unwrap()
+    }
+
+    #[test]
+    fn a_rebuild_reads_what_the_level_needs() {
+        for (level, read, written) in [
+            (Level::Raid1, 2048, 2048),
+            (Level::Raid10, 128, 128),
+            (Level::Raid5, 384, 128),
+            // One parity is enough.
+            (Level::Raid6, 256, 128),
+        ] {
+            let layout = Layout::default_for(level).md_number();
+            let chunk = if crate::geometry::has_chunk(level) { Sectors(128) } else { Sectors(0) };
+            let component = Sectors(8192);
+            let shape = Shape { level, layout, chunk, slots: 4, component, members: &[] };
+            let geometry = Geometry::new(&shape).unwrap();
+            for slot in 0..4 {
+                let cost = rebuild_cost(&geometry, Slot(slot)).unwrap();
+                assert_eq!((cost.read.0, cost.written.0), (read, written), "{level}, slot {slot}");
+            }
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use cost::{Cost, cost};
+pub use cost::{Cost, cost, rebuild_cost};
 pub use log::{LOG_ROWS, LogPart, expressible};
 pub use planner::{direct, plan};
 pub use stripes::StripeSet;

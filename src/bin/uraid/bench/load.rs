@@ -41,6 +41,8 @@ pub(super) struct Load {
     until: Until,
     /// Bytes of the LU.
     size: u64,
+    /// Ends with the rebuild that is under way, if that is sooner.
+    while_busy: bool,
 }
 
 /// When a run ends.
@@ -99,7 +101,7 @@ impl Load {
             return Err(Failure::usage(format!("--bs {} is more than there is: {size} bytes", work.bs)));
         }
         let Work { rw, bs, depth, threads, runtime, .. } = *work;
-        Ok(Load { pattern: rw, bs, depth, threads, until: Until::After(runtime), size })
+        Ok(Load { pattern: rw, bs, depth, threads, until: Until::After(runtime), size, while_busy: false })
     }
 
     /// The same, reading only or writing only.
@@ -110,6 +112,11 @@ impl Load {
     /// The same, for so many requests.
     pub(super) fn for_requests(&self, count: u64) -> Load {
         Load { until: Until::Requests(count.div_ceil(self.threads.into())), ..self.clone() }
+    }
+
+    /// The same, but no longer than a resync or rebuild of the LU is under way.
+    pub(super) fn while_busy(&self) -> Load {
+        Load { while_busy: true, ..self.clone() }
     }
 
     /// Offsets in the LU at which requests may come, and whether each writes: a fair sample.
@@ -169,6 +176,12 @@ impl Load {
         let mut free: Vec<AlignedBuf> = (0..self.depth).map(|n| content(self.bs, n)).collect();
         let mut done = Vec::with_capacity(free.len());
         while meter.goes_on(free.len()) {
+            if self.while_busy && lu.watch_work(&mut |_| false)? {
+                meter.over = true;
+                if free.len() == usize::from(self.depth) {
+                    break;
+                }
+            }
             while !meter.is_over()
                 && let Some(buffer) = free.pop()
             {
@@ -392,7 +405,7 @@ impl<'a> Meter<'a> {
 }
 
 /// CPU time this process has used.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

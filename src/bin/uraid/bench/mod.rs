@@ -23,6 +23,7 @@ use crate::interrupt::Interrupt;
 use crate::size;
 
 mod load;
+mod rebuild;
 mod report;
 mod stage;
 
@@ -78,6 +79,9 @@ pub(crate) struct LuShape {
     /// Without its first disk.
     #[arg(long)]
     degraded: bool,
+    /// The operations of its own queues are counted, too: a rebuild is done by one of these.
+    #[arg(skip)]
+    watched: bool,
 }
 
 /// What is done to it.
@@ -86,8 +90,14 @@ pub(crate) struct Work {
     /// What to do.
     #[arg(long, value_enum, default_value = "randread")]
     rw: Pattern,
-    /// Bytes in a request.
-    #[arg(long, value_name = "BYTES", value_parser = size::parse, default_value = "4K")]
+    /// Bytes in a request; with --rw rebuild of the raw disks only, and 64K if not said.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = size::parse,
+        default_value = "4K",
+        default_value_if("rw", "rebuild", "64K")
+    )]
     bs: u64,
     /// Requests in flight, on each thread.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -119,6 +129,9 @@ pub(crate) enum Pattern {
     Randwrite,
     /// As many reads as writes, anywhere.
     Randrw,
+    /// Lose a disk and rebuild all of it, and read anywhere meanwhile (4 KiB, one at a time, in runs of their
+    /// own). A request is a MiB of the disk then.
+    Rebuild,
 }
 
 impl Pattern {
@@ -131,7 +144,7 @@ impl Pattern {
     }
 
     fn is_random(self) -> bool {
-        !matches!(self, Pattern::Read | Pattern::Write)
+        matches!(self, Pattern::Randread | Pattern::Randwrite | Pattern::Randrw)
     }
 
     /// The same, but only reading or only writing.
@@ -146,10 +159,14 @@ impl Pattern {
 }
 
 impl Bench {
-    pub(crate) fn run(self, console: &Console) -> Outcome {
+    pub(crate) fn run(mut self, console: &Console) -> Outcome {
         let interrupt = Interrupt::watch()?;
         if self.work.bs == 0 || !self.work.bs.is_multiple_of(512) || self.work.bs > 32 << 20 {
             return Err(Failure::usage("--bs must be a multiple of 512 bytes, at most 32 MiB"));
+        }
+        if self.work.rw == Pattern::Rebuild {
+            rebuild::refuse(&self)?;
+            self.shape.watched = true;
         }
         let stage = self.stage(console)?;
         let measured = self.measure(&stage, console, &interrupt);
@@ -174,7 +191,8 @@ impl Bench {
     fn measure(&self, stage: &Stage, console: &Console, interrupt: &Interrupt) -> Outcome<Report> {
         let size = self.work.size.unwrap_or(u64::MAX).min(stage.lu().size());
         let load = Load::new(&self.work, size)?;
-        let price = report::price(stage.lu(), &load)?;
+        let rebuilds = self.work.rw == Pattern::Rebuild;
+        let price = if rebuilds { rebuild::price(stage.lu())? } else { report::price(stage.lu(), &load)? };
         if stage.is_ours() {
             stage.prefill(interrupt)?;
         }
@@ -188,13 +206,20 @@ impl Bench {
             let write = raw_writes.then(|| load.only(true).run(&raw, interrupt)).transpose()?;
             Ok(RawFigures { read, write })
         };
-        let counts = stage.count(|| load.for_requests(COUNTED).run(&lu, interrupt))?;
+        let counts = stage.count(|| match rebuilds {
+            true => rebuild::run(stage.lu(), interrupt),
+            false => load.for_requests(COUNTED).run(&lu, interrupt),
+        })?;
         let mut rounds = Vec::new();
         for number in 1..=self.work.rounds {
             let before = measure_raw()?;
-            let figures = load.run(&lu, interrupt)?;
+            let figures = match rebuilds {
+                true => rebuild::run(stage.lu(), interrupt)?,
+                false => load.run(&lu, interrupt)?,
+            };
             let after = measure_raw()?;
-            let round = Round { raw: [before, after], lu: figures };
+            let beside = rebuilds.then(|| rebuild::beside(stage.lu(), &self.work, interrupt)).transpose()?;
+            let round = Round { raw: [before, after], lu: figures, beside };
             console.remark(format_args!("round {number}: {}", round.told(&price)));
             rounds.push(round);
         }

@@ -11,6 +11,7 @@ use uraid::lu::Status;
 use uraid::units::SECTOR;
 
 use super::load::{Figures, Load};
+use super::rebuild::Beside;
 use super::{Pattern, Work};
 use crate::console::Console;
 use crate::failure::Outcome;
@@ -57,6 +58,8 @@ pub(super) struct RawFigures {
 pub(super) struct Round {
     pub(super) raw: [RawFigures; 2],
     pub(super) lu: Figures,
+    /// For a rebuild: reads without and with one.
+    pub(super) beside: Option<Beside>,
 }
 
 impl Round {
@@ -114,6 +117,8 @@ struct Document<'a> {
     raw_write: Option<Speeds>,
     measured: Speeds,
     latency_ns: Latency,
+    /// Of reads beside the rebuild that is measured.
+    beside: Option<BesideFacts>,
     cpu_ns_per_request: f64,
     disk_operations_per_request: Operations,
     /// What the level's rules ask for.
@@ -165,6 +170,13 @@ struct Latency {
     p50: u64,
     p99: u64,
     p999: u64,
+}
+
+/// Random reads of 4 KiB, one at a time, without and with a rebuild under way.
+#[derive(Serialize)]
+struct BesideFacts {
+    calm_latency_ns: Latency,
+    rebuilding_latency_ns: Latency,
 }
 
 #[derive(Serialize)]
@@ -227,7 +239,12 @@ impl Report {
             raw_read: self.speeds(|round| round.raw(false).collect()),
             raw_write: self.speeds(|round| round.raw(true).collect()),
             measured: self.speeds(|round| vec![&round.lu]).unwrap_or(NOTHING),
-            latency_ns: self.latency(),
+            latency_ns: self.latency(|round| Some(&round.lu)),
+            beside: self.rounds[0].beside.is_some().then(|| BesideFacts {
+                calm_latency_ns: self.latency(|round| round.beside.as_ref().map(|beside| &beside.calm)),
+                rebuilding_latency_ns: self
+                    .latency(|round| round.beside.as_ref().map(|beside| &beside.rebuilding)),
+            }),
             cpu_ns_per_request: median(self.rounds.iter().map(|round| round.lu.cpu_per_request())),
             disk_operations_per_request: Operations {
                 reads: per(counts.reads),
@@ -251,10 +268,11 @@ impl Report {
         })
     }
 
-    fn latency(&self) -> Latency {
+    fn latency(&self, figures: impl Fn(&Round) -> Option<&Figures>) -> Latency {
         let at = |quantile: f64| {
-            let of = |round: &Round| {
-                round.lu.latency.as_ref().map(|latency| latency.value_at_quantile(quantile) as f64)
+            let of = |round| {
+                let latency = figures(round)?.latency.as_ref()?;
+                Some(latency.value_at_quantile(quantile) as f64)
             };
             median(self.rounds.iter().filter_map(of)) as u64
         };
@@ -317,15 +335,28 @@ impl Report {
             _ => "  limit      unknown: the disks of an LU that exists are not written to\n".to_owned(),
         };
         let microseconds = |nanoseconds: u64| nanoseconds as f64 / 1e3;
+        let mut times = |what: &str, latency: &Latency| {
+            text += &format!(
+                "  {what:<10} p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us\n",
+                microseconds(latency.p50),
+                microseconds(latency.p99),
+                microseconds(latency.p999)
+            );
+        };
+        match &document.beside {
+            None => times("latency", latency),
+            Some(BesideFacts { calm_latency_ns: calm, rebuilding_latency_ns: rebuilding }) => {
+                times("reads", calm);
+                times("meanwhile", rebuilding);
+            }
+        }
         text += &format!(
-            "  latency    p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us\n",
-            microseconds(latency.p50),
-            microseconds(latency.p99),
-            microseconds(latency.p999)
-        );
-        text += &format!(
-            "  request    {:.2} disk reads, {:.2} writes, {:.2} flushes; {:.0} ns of CPU",
-            operations.reads, operations.writes, operations.flushes, document.cpu_ns_per_request
+            "  {} {:.2} disk reads, {:.2} writes, {:.2} flushes; {:.0} ns of CPU",
+            if document.beside.is_some() { "MiB       " } else { "request   " },
+            operations.reads,
+            operations.writes,
+            operations.flushes,
+            document.cpu_ns_per_request
         );
         if let Some(layer) = document.layer_ns_per_request {
             text += &format!("; {layer:.0} ns more than a raw disk's");
@@ -350,6 +381,7 @@ fn name(pattern: Pattern) -> &'static str {
         Pattern::Randread => "randread",
         Pattern::Randwrite => "randwrite",
         Pattern::Randrw => "randrw",
+        Pattern::Rebuild => "rebuild",
     }
 }
 
@@ -370,7 +402,7 @@ mod tests {
 
     fn round(read: u64, written: u64, lu: u64) -> Round {
         let raw = || RawFigures { read: figures(read), write: figures(written) };
-        Round { raw: [raw(), raw()], lu: figures(lu).unwrap() }
+        Round { raw: [raw(), raw()], lu: figures(lu).unwrap(), beside: None }
     }
 
     #[test]
@@ -382,7 +414,7 @@ mod tests {
         assert!((limit(2.0, 2.0) - 1.0 / (2.0 / 400.0 + 2.0 / 200.0)).abs() < 1e-9, "a small write");
         let unknown = {
             let raw = || RawFigures { read: figures(400), write: None };
-            Round { raw: [raw(), raw()], lu: figures(1).unwrap() }
+            Round { raw: [raw(), raw()], lu: figures(1).unwrap(), beside: None }
         };
         assert!(unknown.limit(&Price { read: 2.0, written: 2.0 }).is_none());
         assert_eq!(unknown.limit(&Price { read: 1.0, written: 0.0 }), Some(400.0));

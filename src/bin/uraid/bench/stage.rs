@@ -58,7 +58,7 @@ impl Stage {
                 return Err(Failure::of(ErrorKind::Refused, text).remedy(remedy));
             }
         }
-        let (wrap, tap) = Tap::wrap(|files| files);
+        let (wrap, tap) = Tap::wrap(|files| files, false);
         let writing = writes.then(|| Writing::also_degraded(&leave));
         let lu = target.open_through(&leave, writing.as_ref(), wrap, console)?;
         Ok(Stage { lu, tap: tap()?, disks: Members::Existing })
@@ -97,7 +97,7 @@ impl Stage {
         disks: Members,
         exchange: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static,
     ) -> Outcome<Stage> {
-        let (wrap, tap) = Tap::wrap(exchange);
+        let (wrap, tap) = Tap::wrap(exchange, shape.watched);
         let lu = create.through(wrap).make()?;
         Stage { lu, tap: tap()?, disks }.degrade(shape)
     }
@@ -158,7 +158,7 @@ impl Stage {
         self.tap.counting.store(false, Ordering::Relaxed);
         let mut counts = self.tap.traced.trace().total();
         // Where neighbours are joined, what was asked for is more than what was done.
-        if let (Some(before), Some(after)) = (before, self.tap.inner.transfers()) {
+        if let (Some(before), Some(after), false) = (before, self.tap.inner.transfers(), self.tap.watched) {
             counts.reads = after.reads - before.reads;
             counts.writes = after.writes - before.writes;
             counts.flushes = after.flushes - before.flushes;
@@ -199,6 +199,8 @@ struct Tap {
     inner: Arc<dyn Backend>,
     traced: Traced<Arc<dyn Backend>>,
     counting: AtomicBool,
+    /// The LU's own queues are counted, which say only at their end what they joined.
+    watched: bool,
 }
 
 /// What an LU is opened through.
@@ -206,16 +208,17 @@ pub(crate) type Wrap = Box<dyn Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send +
 
 impl Tap {
     /// What to open an LU through, and what gives the tap once that is done. `exchange` may put other disks in
-    /// the place of the LU's.
+    /// the place of the LU's; with `watched` the LU's own queues are counted, too.
     fn wrap(
         exchange: impl Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync + 'static,
+        watched: bool,
     ) -> (Wrap, impl FnOnce() -> Outcome<Arc<Tap>>) {
         let place: Arc<OnceLock<Arc<Tap>>> = Arc::default();
         let filled = place.clone();
         let wrap = move |backend: Arc<dyn Backend>| -> Arc<dyn Backend> {
             let inner = exchange(backend);
             let traced = Traced::new(inner.clone(), 0);
-            let tap = Arc::new(Tap { inner, traced, counting: AtomicBool::new(false) });
+            let tap = Arc::new(Tap { inner, traced, counting: AtomicBool::new(watched), watched });
             filled.get_or_init(|| tap).clone()
         };
         let missing = || Failure::of(ErrorKind::Io, "the LU was opened without its disks");
