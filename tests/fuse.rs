@@ -203,6 +203,25 @@ fn a_file_like_any_other_but_for_its_size() {
     let mut found = vec![0xff; 8_001_000];
     file.read_exact_at(&mut found, 0).unwrap();
     assert!(found[..1000] == pattern(1000, 8) && found[1000..].iter().all(|&byte| byte == 0));
+    // So do zeroes of any length and place, but none that would make the file grow.
+    let bytes = pattern(65_536, 9);
+    for (offset, length) in [(0, 512), (5, 10), (4090, 12), (4096, 8192), (1, 40_000), (30_001, 35_535)] {
+        file.write_all_at(&bytes, 0).unwrap();
+        let (from, many) = (offset.to_string(), length.to_string());
+        system("fallocate", &["--zero-range", "--offset", &from, "--length", &many, path]);
+        let mut found = vec![0xff; bytes.len()];
+        file.read_exact_at(&mut found, 0).unwrap();
+        let mut wanted = bytes.clone();
+        wanted[offset..offset + length].fill(0);
+        assert!(found == wanted, "{offset} {length}");
+    }
+    let last = (size - 4096).to_string();
+    let zero = |length: &str| {
+        let words = ["--zero-range", "--offset", &last, "--length", length, path];
+        Command::new("fallocate").args(words).stderr(Stdio::null()).status().unwrap().success()
+    };
+    assert!(zero("4096") && !zero("4097"));
+    assert_eq!(file.metadata().unwrap().len(), size);
     // O_SYNC needs no fsync.
     let synced = File::options().write(true).custom_flags(0o4010000).open(&export.place).unwrap();
     synced.write_all_at(&bytes, 77).unwrap();

@@ -1,4 +1,4 @@
-//! Reads, writes and flushes of the file, on a queue of the LU.
+//! Reads, writes, zeroes and flushes of the file, on a queue of the LU.
 //!
 //! A request is submitted by the thread that took it from the kernel. What the disks have done by then is answered
 //! there and then; the rest by a thread of the lane's own, which sleeps until the queue has something for it. So a
@@ -10,6 +10,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::Lu;
+use crate::disk::AlignedBuf;
 use crate::disk::bell::{Bell, timespec};
 use crate::engine::Wake;
 use crate::error::{Error, ErrorKind, Result};
@@ -60,6 +62,24 @@ enum Job {
     Read(ReplyData, Range<usize>),
     Write(ReplyWrite, u32),
     Flush(ReplyEmpty),
+    /// A part of it.
+    Zero(Arc<Zeroing>),
+}
+
+/// A request that several jobs carry out. The last of them answers it.
+struct Zeroing {
+    reply: Option<ReplyEmpty>,
+    failed: AtomicBool,
+}
+
+impl Drop for Zeroing {
+    fn drop(&mut self) {
+        match self.reply.take() {
+            Some(reply) if *self.failed.get_mut() => reply.error(Errno::EIO),
+            Some(reply) => reply.ok(),
+            None => {}
+        }
+    }
 }
 
 impl Job {
@@ -68,6 +88,7 @@ impl Job {
             Job::Read(reply, _) => reply.error(errno),
             Job::Write(reply, _) => reply.error(errno),
             Job::Flush(reply) => reply.error(errno),
+            Job::Zero(zeroing) => zeroing.failed.store(true, Ordering::Relaxed),
         }
     }
 }
@@ -117,9 +138,33 @@ impl Lane {
         self.state.turn(work);
     }
 
+    /// Has the bytes in `range`, which are some and inside the LU, read as zeroes.
+    pub(super) fn zero(&self, lu: &Lu, range: Range<u64>, reply: ReplyEmpty) {
+        let zeroing = Arc::new(Zeroing { reply: Some(reply), failed: AtomicBool::new(false) });
+        let block = u64::from(lu.block_size());
+        let start = range.start.next_multiple_of(block);
+        let end = if range.end == lu.size() { range.end } else { range.end - range.end % block };
+        // What is no whole block is written.
+        let edges = if start <= end { [range.start..start, end..range.end] } else { [range, 0..0] };
+        for edge in edges.into_iter().filter(|edge| !edge.is_empty()) {
+            let blocks = lu.cut(edge.start, (edge.end - edge.start) as usize);
+            let zeroes = AlignedBuf::new(blocks.len);
+            self.submit(Job::Zero(zeroing.clone()), |queue, cookie| {
+                queue.write_part(cookie, zeroes, blocks.start, false, blocks.keep)
+            });
+        }
+        if start < end {
+            self.submit(Job::Zero(zeroing), |queue, cookie| queue.write_zeroes(cookie, start, end - start));
+        }
+    }
+
     pub(super) fn flush(&self, reply: ReplyEmpty) {
+        self.submit(Job::Flush(reply), Queue::flush);
+    }
+
+    fn submit(&self, job: Job, submit: impl FnOnce(&mut Queue, u64) -> Result<()>) {
         let mut work = self.state.room();
-        work.start(Job::Flush(reply), Queue::flush);
+        work.start(job, submit);
         self.state.turn(work);
     }
 }
@@ -222,6 +267,7 @@ impl Work {
                 },
                 (Job::Write(reply, len), Ok(())) => reply.written(len),
                 (Job::Flush(reply), Ok(())) => reply.ok(),
+                (Job::Zero(zeroing), Ok(())) => drop(zeroing),
                 (job, Err(_)) => job.refuse(Errno::EIO),
             }
             if let Some(buffer) = completion.buffer {

@@ -109,7 +109,7 @@ impl Server {
         &self.file
     }
 
-    /// Has somebody else unmounted it?
+    /// Has somebody else unmounted it, or has it failed? [`stop`](Server::stop) tells.
     pub fn has_ended(&self) -> bool {
         self.session.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -118,6 +118,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] if somebody still had the file open. He is left with errors; everything else is done.
+    /// [`ErrorKind::Io`] if it had ended by itself, because the system took away what it needs.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
@@ -138,9 +139,12 @@ impl Server {
             let text = format!("{}: is still in use, and gives nothing but errors now", self.file.display());
             return Err(Error::new(ErrorKind::Busy, text));
         }
-        // What ends a session is that it was unmounted.
-        let _ = session.join();
-        Ok(())
+        // What ends a session well is that it was unmounted.
+        let ended = session.join().unwrap_or_else(|_| Err(io::Error::other("a thread of its panicked")));
+        ended.map_err(|error| {
+            let text = format!("{}: was not served to the end: {error}", self.file.display());
+            Error::new(ErrorKind::Io, text).with_source(error)
+        })
     }
 }
 

@@ -273,7 +273,7 @@ impl Filesystem for Volume {
     /// Holes and zeroes; there is nothing to reserve.
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -290,12 +290,17 @@ impl Filesystem for Volume {
         if !zeroes.contains(&mode) {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        let inside = self.0.size.saturating_sub(offset).min(length);
+        let (size, end) = (self.0.size, offset.saturating_add(length));
+        if mode & keep == 0 && end > size {
+            return reply.error(Errno::ENOSPC);
+        }
+        let range = offset.min(size)..end.min(size);
+        if range.is_empty() {
+            return reply.ok();
+        }
         match &*self.serving() {
-            Some(serving) if serving.lu.write_zeroes_at(offset.min(self.0.size), inside).is_ok() => {
-                reply.ok()
-            }
-            _ => reply.error(Errno::EIO),
+            Some(serving) => serving.lane(request).zero(&serving.lu, range, reply),
+            None => reply.error(Errno::EIO),
         }
     }
 
