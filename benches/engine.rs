@@ -54,6 +54,9 @@ impl Port for Instant {
         self.done.push(tag);
         self.holder(slot)
     }
+    fn prefers_fua(&self, _: Slot) -> bool {
+        true
+    }
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
         self.done.push(tag);
         self.holder(slot)

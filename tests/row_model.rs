@@ -38,8 +38,11 @@ const LOG_HALVES: usize = 16;
 enum Variant {
     /// There is none.
     NoLog,
-    /// Nothing; records follow each other, or each takes the place of the one before.
-    Right { multiple: bool },
+    /// Nothing; records follow each other, or each takes the place of the one before; what is logged is written with FUA,
+    /// or flushed later.
+    Right { multiple: bool, fua: bool },
+    /// What is logged counts as durable when the disk has it in its cache.
+    LoggedNotFua,
     /// A record counts as durable when the disk has it in its cache.
     NotFua,
     /// The place of a record is used again although its writes are not flushed.
@@ -167,7 +170,7 @@ impl Port for World {
     fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder {
         assert_eq!((at, from.len as usize), (MemberLba(0), BLOCK));
         let bytes = self.bytes(from).to_vec();
-        self.put(tag, slot.index() * 2, &bytes, fua);
+        self.put(tag, slot.index() * 2, &bytes, fua && self.variant != Variant::LoggedNotFua);
         self.holder(slot)
     }
 
@@ -175,6 +178,10 @@ impl Port for World {
         assert_eq!((at, sectors.bytes() as usize), (MemberLba(0), BLOCK));
         self.put(tag, slot.index() * 2, &[0; BLOCK], false);
         self.holder(slot)
+    }
+
+    fn prefers_fua(&self, _: Slot) -> bool {
+        matches!(self.variant, Variant::Right { fua: true, .. } | Variant::LoggedNotFua)
     }
 
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
@@ -240,7 +247,7 @@ impl Port for World {
     fn log_write(&mut self, tag: u64, slot: Slot, _: Option<u64>) -> Option<Holder> {
         assert_eq!(slot.index(), P);
         let holder = self.holder(slot);
-        let multiple = !matches!(self.variant, Variant::ReusedEarly | Variant::Right { multiple: false });
+        let multiple = !matches!(self.variant, Variant::ReusedEarly | Variant::Right { multiple: false, .. });
         let ring = Ring { length: Sectors((LOG_HALVES * 4) as u64), multiple };
         let Some(log) = &mut self.log else { return Some(holder) };
         let begun = log.begin(slot, holder, ring);
@@ -412,7 +419,7 @@ impl Model {
 
     fn read_log(&self, area: &[u8]) -> Result<Found, ()> {
         let multiple =
-            !matches!(self.world.variant, Variant::ReusedEarly | Variant::Right { multiple: false });
+            !matches!(self.world.variant, Variant::ReusedEarly | Variant::Right { multiple: false, .. });
         let read = |at: Sectors, bytes: &mut [u8]| {
             let from = at.bytes() as usize;
             bytes.copy_from_slice(area.get(from..from + bytes.len()).ok_or(())?);
@@ -551,22 +558,26 @@ fn every_crash_of_one_row() {
     show("no log, forced", none, "38430 of 938920, yes");
     assert!(none.untouched_wrong > 0 && none.third_values > 0, "the write hole is there without a log");
 
-    for multiple in [true, false] {
-        let right = explore(Variant::Right { multiple }, None);
-        show(if multiple { "log" } else { "log, one place" }, right, "0, 88128");
+    for (multiple, fua) in [(true, false), (false, false), (true, true), (false, true)] {
+        let right = explore(Variant::Right { multiple, fua }, None);
+        let name = if multiple { "log" } else { "log, one place" };
+        show(&format!("{name}{}", if fua { ", fua" } else { "" }), right, "0, 88128");
         assert_eq!(right.untouched_wrong, 0, "a block nobody was writing has changed");
         assert_eq!(right.out_of_sync, 0, "redundancy does not agree although the log says so");
         assert!(right.states > 10_000 && right.third_values > 0);
     }
     for missing in 0..4 {
-        let degraded = explore(Variant::Right { multiple: true }, Some(missing));
-        show(&format!("log, degraded by {missing}"), degraded, "-");
-        assert_eq!(degraded.untouched_wrong, 0, "a block nobody was writing has changed");
+        for fua in [false, true] {
+            let degraded = explore(Variant::Right { multiple: true, fua }, Some(missing));
+            show(&format!("log, degraded by {missing}"), degraded, "-");
+            assert_eq!(degraded.untouched_wrong, 0, "a block nobody was writing has changed");
+        }
         let none = explore(Variant::NoLog, Some(missing));
         assert_eq!(none.untouched_wrong > 0, missing < P, "a member with parity only is not missed");
     }
     for (variant, published) in [
         (Variant::NotFua, "36720"),
+        (Variant::LoggedNotFua, "-"),
         (Variant::ReusedEarly, "7434"),
         (Variant::TwoLive, "6678"),
         (Variant::FullStripeUnlogged, "-"),

@@ -103,6 +103,7 @@ impl FileDisk {
         let buffered = if kind == DiskKind::Block { rustix::fs::ioctl_blksszget(&file)? } else { 512 };
         let (block, memory_align) = direct.unwrap_or((buffered, 1));
         let bytes = file.seek(SeekFrom::End(0))?;
+        let inline = !answers_without_blocking(&file, block);
         let info = DiskInfo {
             name: path.display().to_string(),
             size: Sectors::from_bytes_floor(bytes - bytes % u64::from(block)),
@@ -110,8 +111,10 @@ impl FileDisk {
             memory_align,
             kind,
             direct: direct.is_some(),
-            inline: !answers_without_blocking(&file, block),
+            inline,
             zeroes: kind == DiskKind::File || claim::zeroes_by_itself(file.metadata()?.rdev()),
+            // (Flushes are joined where several writes are in flight, and bypass the page cache.)
+            prefers_fua: kind == DiskKind::Block && direct.is_some() && !inline,
         };
         let identity = Identity::of(&file)?;
         Ok(FileDisk { file, path: path.to_owned(), info, identity, refused: AtomicBool::new(false) })

@@ -47,7 +47,8 @@ impl MemoryBackend {
     pub fn add(&self, name: impl Into<String>, size: Sectors, block: u32) -> DiskId {
         assert!(block.is_power_of_two() && (512..=65536).contains(&block), "blocks of {block} bytes");
         let size = size.round_down(Sectors(u64::from(block) / 512));
-        let info = DiskInfo { zeroes: true, ..DiskInfo::new(name, size, block, DiskKind::Memory) };
+        let info = DiskInfo::new(name, size, block, DiskKind::Memory);
+        let info = DiskInfo { zeroes: true, prefers_fua: true, ..info };
         let pieces = (0..size.bytes().div_ceil(PIECE)).map(|_| RwLock::new(None)).collect();
         let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
         let id = u16::try_from(disks.len()).expect("at most 65536 disks");

@@ -198,6 +198,9 @@ pub struct DiskInfo {
     pub inline: bool,
     /// [`Op::Zero`] moves no bytes: as far as is known, the disk makes zeroes by itself.
     pub zeroes: bool,
+    /// Several writes with FUA at a time cost less than the same without it and a flush after them. So it is with block
+    /// devices: they know FUA, or the kernel makes one flush of all that is in flight. To a file each is an `fdatasync`.
+    pub prefers_fua: bool,
 }
 
 impl DiskInfo {
@@ -212,6 +215,7 @@ impl DiskInfo {
             direct: true,
             inline: true,
             zeroes: false,
+            prefers_fua: false,
         }
     }
 }

@@ -10,7 +10,7 @@
 //! served by legs that differ while a write is under way, and see it come and go: that is looked at. A write
 //! takes the lock: somebody else may be merging parts of a block into what was there before.
 
-use super::machine::{Engine, least_busy, tag};
+use super::machine::{Engine, tag};
 use super::{Bytes, Holder, Keep, Observed, Port, Request, Trouble};
 use crate::plan::{self, Fault, Piece, Rows};
 use crate::units::{Lba, MemberLba, Sectors, Slot, Stripe};
@@ -62,7 +62,7 @@ impl Engine {
         else {
             return false;
         };
-        self.busy[direct.slot.index()] += 1;
+        self.legs.begin(direct.slot, direct.at, sectors.0 as u32);
         self.directs += 1;
         self.requests[index as usize].left = 1;
         self.direct[index as usize] = direct;
@@ -86,8 +86,8 @@ impl Engine {
             return None;
         }
         let rows = Rows::new(place.row, end as u32);
-        let (slot, at) =
-            plan::direct(&map, &self.view, least_busy(&map, &self.busy), Piece { data: place.cell, rows })?;
+        let leg = self.legs.choose(&map, rows);
+        let (slot, at) = plan::direct(&map, &self.view, leg, Piece { data: place.cell, rows })?;
         let (locks, stripe) = (&self.shared.locks, place.stripe);
         let kind = match write {
             None => {
@@ -111,7 +111,7 @@ impl Engine {
     pub(super) fn complete_direct(&mut self, index: u32, ok: bool, port: &mut impl Port) {
         let Direct { slot, at, stripe, kind } = self.direct[index as usize];
         self.directs -= 1;
-        self.busy[slot.index()] -= 1;
+        self.legs.end(slot);
         let active = &mut self.requests[index as usize];
         active.left = 0;
         match kind {

@@ -9,7 +9,10 @@
 //! meanwhile. If not, they read again holding the lock, so a reader cannot be starved.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use crate::plan::Rows;
 use crate::units::Stripe;
@@ -99,6 +102,12 @@ impl RowLocks {
     /// The queue no longer waits for any lock.
     pub fn awake(&self) {
         self.sleepers.fetch_sub(1, SeqCst);
+    }
+
+    /// Fetches the stripe's word into the cache: it will be wanted soon.
+    pub fn touch(&self, stripe: Stripe) {
+        // Nothing depends on the value, so nothing waits for it.
+        let _ = self.word(stripe).held.load(Relaxed);
     }
 
     fn word(&self, stripe: Stripe) -> &Word {

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::direct::{DIRECT, Direct};
+use super::legs::Legs;
 use super::{
     Bytes, Flushing, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request,
     Shared, Step, Trouble,
@@ -13,7 +14,7 @@ use crate::format::ppl::{Entry, MAX_ENTRIES};
 use crate::geometry::Geometry;
 use crate::plan::{self, Base, Buf, Fault, Fold, Heal, LogPart, Piece, Plan, Presence, Rows, View, Want};
 use crate::planted::{Bug, planted};
-use crate::units::{Lba, SECTOR, Sectors, Slot, Stripe};
+use crate::units::{Lba, SECTOR, Sectors, Slot, SlotSet, Stripe};
 
 /// Most pieces in one band.
 const MAX_PIECES: usize = 64;
@@ -79,8 +80,7 @@ pub struct Engine {
     unsettled: usize,
     awaits_flushes: bool,
     replies: VecDeque<Reply>,
-    /// Disk operations under way, by slot: a mirror read takes the least busy leg.
-    pub(super) busy: Vec<u32>,
+    pub(super) legs: Legs,
     asleep_for_locks: bool,
     /// Since the waiting operations were looked at last.
     something_ended: bool,
@@ -202,6 +202,8 @@ struct Op {
     failed: Vec<(Slot, Holder)>,
     /// Which writes failed, by their place in the plan.
     failed_writes: Vec<u32>,
+    /// The slots whose writes went out with FUA.
+    stable: SlotSet,
     /// What has to be on record before the reply.
     notes: Vec<Note>,
     mask: u64,
@@ -244,6 +246,7 @@ impl Op {
             holders: Vec::with_capacity((2 * MAX_PIECES + 2 + 2 * cells).max(2 * slots)),
             failed: Vec::with_capacity(4),
             failed_writes: Vec::new(),
+            stable: SlotSet::EMPTY,
             notes: Vec::new(),
             mask: 0,
             locked: false,
@@ -399,7 +402,7 @@ impl Engine {
         let request = Active::new(0, Request::Flush);
         Engine {
             // Replacements have numbers of their own.
-            busy: alloc::vec![0; 2 * usize::from(geometry.slots())],
+            legs: Legs::new(2 * usize::from(geometry.slots())),
             geometry,
             shared,
             queue,
@@ -447,6 +450,15 @@ impl Engine {
             assert!(end.is_some_and(|end| end <= self.geometry.size().0), "request past the end");
         }
         let Some(index) = self.free_requests.pop() else { return Err(request) };
+        // Whose rows are locked or looked at.
+        let first = match request {
+            Request::Write { lba, .. } => Some(lba),
+            Request::Read { lba, .. } if self.geometry.copies() > 1 => Some(lba),
+            _ => None,
+        };
+        if let Some(place) = first.and_then(|lba| self.geometry.locate(lba)) {
+            self.shared.locks.touch(place.stripe);
+        }
         if !matches!(request, Request::Fill { .. }) {
             self.shared.note_request(self.queue);
         }
@@ -491,7 +503,7 @@ impl Engine {
         match op.state {
             State::Gather => {
                 let io = op.plan.gather[io];
-                self.busy[io.slot.index()] -= 1;
+                self.legs.end(io.slot);
                 if !ok {
                     op.faults.push(Fault { slot: io.slot, rows: io.rows });
                     op.fault_seen = true;
@@ -504,7 +516,7 @@ impl Engine {
             State::Scatter => {
                 // A flush has no plan: its operations are numbered by slot.
                 let slot = if op.kind == Kind::Flush { Slot(io as u16) } else { op.plan.scatter[io].slot };
-                self.busy[slot.index()] -= 1;
+                self.legs.end(slot);
                 let failure = (slot, op.holders[io]);
                 let ok = ok || (op.kind == Kind::Flush && planted(Bug::FlushRetried));
                 if !ok && !op.failed.contains(&failure) {
@@ -535,6 +547,11 @@ impl Engine {
             && self.uncut.is_empty()
             && self.directs == 0
             && self.log_flying == 0
+    }
+
+    /// Does it wait for rows, or flushes, that other queues have in hand?
+    pub fn waits_for_others(&self) -> bool {
+        self.asleep_for_locks || self.awaits_flushes
     }
 
     /// The owner is about to flush disks by itself: see [`Flushes::begin`](super::Flushes::begin).
@@ -820,7 +837,7 @@ impl Engine {
             Kind::Zero => Want::Zero(&op.pieces),
             Kind::Fill | Kind::Flush => Want::Fill(op.fill),
         };
-        let leg = least_busy(&map, &self.busy);
+        let leg = self.legs.choose(&map, op.rows());
         if let Err(lost) = plan::plan(&map, &self.view, &op.faults, leg, want, &mut op.plan) {
             if op.look_again(self.view.epoch) || op.set_others_aside() {
                 return self.plan_and_gather(index, port);
@@ -848,7 +865,7 @@ impl Engine {
         let tag = tag(index, op.life);
         for (i, io) in op.plan.gather.iter().enumerate() {
             let bytes = resolve(op, block, io.buf, io.rows.len());
-            self.busy[io.slot.index()] += 1;
+            self.legs.begin(io.slot, io.at, io.rows.len());
             port.read(tag | i as u64, io.slot, io.at, bytes);
         }
         if op.left == 0 {
@@ -914,14 +931,22 @@ impl Engine {
         let op = &mut self.ops[index];
         op.state = State::Scatter;
         op.holders.clear();
+        op.stable = SlotSet::EMPTY;
         op.left = op.plan.scatter.len() as u32;
+        // The next record has to wait until these writes are durable.
+        let logged = op.log.is_some() && !op.plan.log.is_empty();
         let tag = tag(index, op.life);
         for (i, io) in op.plan.scatter.iter().enumerate() {
-            self.busy[io.slot.index()] += 1;
+            self.legs.begin_other(io.slot);
             let (tag, sectors) = (tag | i as u64, io.rows.len());
-            let holder = match io.buf.base {
-                Base::Zero => port.zero(tag, io.slot, io.at, Sectors(sectors.into())),
-                _ => port.write(tag, io.slot, io.at, resolve(op, block, io.buf, sectors), op.fua),
+            let holder = if io.buf.base == Base::Zero {
+                port.zero(tag, io.slot, io.at, Sectors(sectors.into()))
+            } else {
+                let fua = op.fua || (logged && port.prefers_fua(io.slot));
+                if fua {
+                    op.stable.insert(io.slot);
+                }
+                port.write(tag, io.slot, io.at, resolve(op, block, io.buf, sectors), fua)
             };
             op.holders.push(holder);
         }
@@ -1109,10 +1134,10 @@ impl Engine {
         let tag = tag(index, op.life);
         for (slot, member) in self.view.devices().enumerate() {
             let mut holder = Holder(u32::MAX);
-            let skipped = planted(Bug::FlushSkipsIdle) && self.busy[slot] == 0;
+            let skipped = planted(Bug::FlushSkipsIdle) && self.legs.is_idle(Slot(slot as u16));
             if member.presence != Presence::Missing && !skipped {
                 op.left += 1;
-                self.busy[slot] += 1;
+                self.legs.begin_other(Slot(slot as u16));
                 holder = port.flush(tag | slot as u64, Slot(slot as u16));
             }
             op.holders.push(holder);
@@ -1400,9 +1425,10 @@ fn parity_slot(geometry: &Geometry, stripe: Stripe) -> Slot {
 /// Tells the log, if it knows of the operation, that its writes have ended. True if other queues may go on now.
 fn leave_log(op: &mut Op, queue: QueueId, port: &mut impl Port) -> bool {
     let Some((slot, number)) = op.log.take() else { return false };
-    let stable = op.fua && op.failed.is_empty() && op.trouble.is_none();
-    let written = op.plan.scatter.iter().take(if stable { 0 } else { op.holders.len() });
-    let unflushed = written.map(|io| io.slot);
+    let well = op.failed.is_empty() && op.trouble.is_none();
+    let stable = |io: &&plan::Io| well && io.buf.base != Base::Zero && op.stable.contains(io.slot);
+    let written = op.plan.scatter.iter().take(op.holders.len());
+    let unflushed = written.filter(|io| !stable(io)).map(|io| io.slot);
     port.log(|log| log.done(queue, slot, number, unflushed)).unwrap_or_default()
 }
 
@@ -1419,14 +1445,6 @@ fn end_log_flush(slot: Slot, stamp: u64, port: &mut impl Port) {
 /// The tag of an operation's first disk operation.
 pub(super) fn tag(index: usize, life: u16) -> u64 {
     (index as u64) << 48 | u64::from(life) << 32
-}
-
-/// The copy whose member has the least to do; cell 0 where there are no copies.
-pub(super) fn least_busy(map: &crate::geometry::StripeMap<'_>, busy: &[u32]) -> u16 {
-    if map.parities() > 0 || map.cells() < 2 {
-        return 0;
-    }
-    (0..map.cells()).min_by_key(|&cell| busy[map.cell(cell).slot.index()]).unwrap_or(0)
 }
 
 /// The blocks of `piece` that hold bytes to keep: its first, its last, or the one that is both.

@@ -38,6 +38,7 @@
 mod direct;
 mod flushes;
 mod intent;
+mod legs;
 mod locks;
 mod log;
 mod machine;
@@ -208,6 +209,8 @@ pub trait Port {
     fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder;
     /// Has `sectors` of `slot` read as zeroes, else as [`write`](Port::write).
     fn zero(&mut self, tag: u64, slot: Slot, at: MemberLba, sectors: Sectors) -> Holder;
+    /// Do writes to `slot` with FUA cost less than a flush after them?
+    fn prefers_fua(&self, slot: Slot) -> bool;
     /// Makes stable what `slot` has completed.
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder;
     /// Who fills `slot` in the newest view.

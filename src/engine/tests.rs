@@ -195,6 +195,8 @@ struct World {
     record: Vec<Vec<Entry>>,
     on_disk: Vec<Vec<Entry>>,
     records: u64,
+    /// By slot, a bit: its disk prefers FUA to flushes.
+    fua: u64,
 }
 
 struct Side<'w> {
@@ -494,6 +496,10 @@ impl Port for Side<'_> {
         self.write(tag, slot, at, Bytes { region, offset: 0, len }, false)
     }
 
+    fn prefers_fua(&self, slot: Slot) -> bool {
+        self.world.fua >> slot.0 & 1 == 1
+    }
+
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
         let covers = self.world.disks[slot.index()].written;
         self.world.counts.flushes += 1;
@@ -780,7 +786,10 @@ impl Sim {
         let most_lent = (random.below(4) * 64 * SECTOR) as u32;
         let limits =
             Limits { requests, bands, band_rows: band_rows as u32, block: block as u32, read_only: false };
-        Sim::with(geometry, engines, limits, most_lent, random, logs)
+        let fua = [0, u64::MAX, random.next()][random.below(3) as usize];
+        let mut sim = Sim::with(geometry, engines, limits, most_lent, random, logs);
+        sim.world.fua = fua;
+        sim
     }
 
     fn with(
@@ -836,6 +845,7 @@ impl Sim {
             record: alloc::vec![Vec::new(); slots],
             on_disk: alloc::vec![Vec::new(); slots],
             records: 0,
+            fua: 0,
         };
         Sim {
             world,
@@ -1459,6 +1469,24 @@ fn a_logged_write_costs_one_more() {
     sim.world.counts = Counts::default();
     assert_eq!(ask(&mut sim, 0, 4 * 16 * GRAINS_IN_SECTOR), (counts(0, 5, 0), 1));
     sim.verify();
+}
+
+/// What is written with FUA needs no flush before the next record; what is not, does.
+#[test]
+fn disks_that_prefer_fua_are_not_flushed_for_the_log() {
+    for fua in [u64::MAX, !1] {
+        let mut sim = logged();
+        sim.world.fua = fua;
+        for round in 0..4 {
+            // In the first stripe, whose first chunk is on slot 0.
+            sim.ask(0, Wish::Write { first: 0, count: 8 * GRAINS_IN_SECTOR, fua: false });
+            settle_without_keeper(&mut sim);
+            let flushes = if fua == u64::MAX { 0 } else { round };
+            assert_eq!(sim.world.counts.flushes, flushes, "{fua:x}");
+        }
+        assert_eq!(sim.world.records, 4);
+        sim.verify();
+    }
 }
 
 /// Writes that come together share a record.

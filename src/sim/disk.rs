@@ -96,6 +96,7 @@ struct Platter {
     refused: bool,
     /// A superblock was lost and none has been written since.
     lags: bool,
+    prefers_fua: bool,
 }
 
 impl Platter {
@@ -200,6 +201,8 @@ struct Port {
 
 struct Inner {
     platters: Vec<Platter>,
+    /// Which of them prefer FUA to flushes, by number modulo eight: none, all, or some.
+    fua: u8,
     ports: Vec<Port>,
     flights: Vec<Flight>,
     random: Random,
@@ -231,6 +234,7 @@ impl SimDisks {
     pub(super) fn new(seed: u64) -> SimDisks {
         SimDisks(Arc::new(Mutex::new(Inner {
             platters: Vec::new(),
+            fua: [0, 0, 0xff, 0xb2][(seed % 4) as usize],
             ports: Vec::new(),
             flights: Vec::new(),
             random: Random::new(seed),
@@ -252,6 +256,7 @@ impl SimDisks {
 
     /// A new drive, of zeroes, or of `junk` from sector `from` on.
     pub(super) fn add(&self, size: u64, block: u32, junk: Option<(u64, u64)>) -> usize {
+        let mut inner = self.inner();
         let mut platter = Platter {
             size,
             block,
@@ -261,6 +266,7 @@ impl SimDisks {
             faults: Faults::default(),
             refused: false,
             lags: false,
+            prefers_fua: inner.fua >> (inner.platters.len() % 8) & 1 == 1,
         };
         if let Some((from, seed)) = junk {
             let mut random = Random::new(seed);
@@ -271,7 +277,6 @@ impl SimDisks {
                 platter.harden(sector, &bytes);
             }
         }
-        let mut inner = self.inner();
         inner.platters.push(platter);
         inner.platters.len() - 1
     }
@@ -302,6 +307,7 @@ impl SimDisks {
                 faults: Faults { latent: platter.faults.latent.clone(), ..Faults::default() },
                 refused: false,
                 lags: false,
+                prefers_fua: platter.prefers_fua,
             };
             for (&sector, versions) in &platter.cache {
                 if let Some(last) = versions.last() {
@@ -779,7 +785,8 @@ impl Backend for Offered {
         let platter = self.platter(id);
         let inner = self.disks.inner();
         let drive = &inner.platters[platter];
-        DiskInfo::new(format!("sim{platter}"), Sectors(drive.size), drive.block, DiskKind::Other)
+        let info = DiskInfo::new(format!("sim{platter}"), Sectors(drive.size), drive.block, DiskKind::Other);
+        DiskInfo { prefers_fua: drive.prefers_fua, inline: false, ..info }
     }
 
     fn queue(&self, _depth: usize) -> Result<Box<dyn Disks>> {
