@@ -9,7 +9,7 @@
 //! | 3 | [`plan`] | what to do with a stripe, as a plain value |
 //! | 4 | [`engine`], [`recovery`] | when to do it: a state machine without I/O |
 //! | 5 | `disk` | the only floor that moves bytes |
-//! | 6 | `lu` | an LU: create, assemble, superblocks, failure, queues |
+//! | 6 | `lu` | an LU: create, assemble, superblocks, failure, queues; these as futures (feature `async`) |
 //! | 7 | `serve` | an LU for others: NBD (feature `nbd`), FUSE (`fuse`), the control socket (`control`) |
 //! | 7 | `sim` | the simulator that all of this has to survive (feature `sim`) |
 //!

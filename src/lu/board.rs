@@ -1,7 +1,7 @@
 //! What the queues of an LU and its keeper share, and how they reach each other.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
 use crate::disk::{Backend, DiskId};
@@ -111,6 +111,8 @@ pub(super) struct Board {
     abandoned: AtomicBool,
     /// The keeper has nothing to do and was not told anything since.
     settled: AtomicBool,
+    /// Queues that wait for what other queues have in hand.
+    stuck: AtomicUsize,
 }
 
 /// A lock whose holder died has nothing half-done in it here: all of these hold plain values.
@@ -154,6 +156,7 @@ impl Board {
             closing: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            stuck: AtomicUsize::new(0),
         }
     }
 
@@ -232,6 +235,20 @@ impl Board {
                 cell.nudge();
             }
         });
+    }
+
+    /// A queue begins to wait for what others have in hand, or is done with it.
+    pub(super) fn count_stuck(&self, begins: bool) {
+        if !begins {
+            self.stuck.fetch_sub(1, SeqCst);
+        } else if self.stuck.fetch_add(1, SeqCst) == 0 {
+            self.wake_keeper();
+        }
+    }
+
+    /// Does any queue wait for what others have in hand?
+    pub(super) fn has_stuck_queues(&self) -> bool {
+        self.stuck.load(SeqCst) > 0
     }
 
     /// Does something to every open queue.

@@ -57,8 +57,12 @@ const PUBLISH: Duration = Duration::from_millis(200);
 /// How long to wait before looking again whether somebody has seen how a flush of his ended.
 const OPEN_FLUSH: Duration = Duration::from_millis(1);
 
-/// Rows under way in a recovery that has the disks for itself.
+/// Rows under way in a recovery that has the disks for itself, at most.
 const WINDOW: usize = 16;
+
+/// Bytes under way, about, where all disks answer at once: more in flight gains nothing there, and what is read should be
+/// in the CPU's cache still when it is summed up.
+const CACHED: u64 = 1 << 20;
 
 /// And while clients have requests: what a disk has to do for the recovery then, a client's request waits for.
 const MODEST: usize = 2;
@@ -195,6 +199,8 @@ pub(super) struct Keeper {
     checkpointed: Option<Instant>,
     /// Requests of clients so far, and when there was one last.
     requests: (u64, Option<Instant>),
+    /// Rows under way in a recovery now if no client has any.
+    window: usize,
     nudged: Option<Instant>,
     writes_seen: u64,
     quiet_since: Option<Instant>,
@@ -248,6 +254,7 @@ impl Keeper {
             published: None,
             checkpointed: None,
             requests: (0, None),
+            window: WINDOW,
             nudged: None,
             writes_seen: 0,
             quiet_since: None,
@@ -287,16 +294,16 @@ impl Keeper {
         if !busy {
             self.board.settle();
         }
-        let waiting = self.board.shared.is_dirty() || self.stop;
+        let waiting = self.board.shared.is_dirty() || self.stop || self.board.has_stuck_queues();
         let clear_in = self.clear_due.map(|due| due.saturating_duration_since(now.monotonic));
         let rest = clear_in.unwrap_or(Duration::from_secs(3600));
         Some(if busy || waiting { rest.min(IDLE / 4) } else { rest })
     }
 
-    /// Recovery may wait for rows, and stopping for a write, of a queue that nobody polls.
+    /// Recovery and other queues may wait for rows, and stopping for a write, of a queue that nobody polls.
     fn nudge(&mut self, now: Now) {
         let due = self.nudged.is_none_or(|last| now.monotonic - last >= IDLE / 4);
-        if due && (self.stop || self.walk.is_some()) {
+        if due && (self.stop || self.walk.is_some() || self.board.has_stuck_queues()) {
             self.nudged = Some(now.monotonic);
             self.board.nudge_cells(None);
         }
@@ -1030,9 +1037,10 @@ impl Keeper {
 
     /// Is there something to resync, or a member half rebuilt?
     fn plan_recovery(&mut self) {
+        self.window = self.window();
         let geometry = &self.board.geometry;
         self.walk = pending(&self.view).map(|(goal, from)| {
-            let walk = Walk::new(geometry, goal, from, WINDOW);
+            let walk = Walk::new(geometry, goal, from, self.window);
             match self.selection(goal) {
                 Some(stripes) => walk.only(geometry, stripes),
                 None => walk,
@@ -1105,8 +1113,20 @@ impl Keeper {
         }
         let calm = self.requests.1.is_none_or(|last| now.monotonic - last >= CALM);
         if let Some(walk) = &mut self.walk {
-            walk.set_most(if calm { WINDOW } else { MODEST });
+            walk.set_most(if calm { self.window } else { MODEST.min(self.window) });
         }
+    }
+
+    /// Rows under way in a recovery that has the disks for itself.
+    fn window(&self) -> usize {
+        let Board { backend, geometry, .. } = &*self.board;
+        let mut wires = self.members.list.iter().filter(|member| member.slot().is_some());
+        if !wires.all(|member| backend.info(member.disk).inline) {
+            return WINDOW;
+        }
+        // Copies need no sum, and one buffer.
+        let lanes = if geometry.copies() > 1 { 1 } else { u64::from(geometry.cells()) };
+        (CACHED / (lanes * geometry.unit().bytes()).max(1)).clamp(1, WINDOW as u64) as usize
     }
 
     fn tell_work(&self, eta_seconds: Option<u64>) {

@@ -33,6 +33,8 @@ mod bitmap;
 mod board;
 mod change;
 mod create;
+#[cfg(feature = "async")]
+pub mod futures;
 mod keeper;
 mod log;
 mod look;
@@ -59,6 +61,8 @@ use crate::units::{Lba, Level, SECTOR, Slot};
 pub use crate::disk::{Access as DiskAccess, IoMode};
 pub use change::{Change, Changed, DiskName};
 pub use create::Create;
+#[cfg(feature = "async")]
+pub use futures::{AsyncQueue, Driver};
 pub use look::{Inspection, Scanned, inspect, scan};
 pub use measure::Extent;
 pub use open::{Access, Assemble};

@@ -55,6 +55,8 @@ pub(super) struct Side {
     wakes: bool,
     /// By slot: the buffer for records of its log, once one was written from here.
     records: Vec<Option<RegionId>>,
+    /// By disk, of those that have been in a slot: does it prefer FUA to flushes?
+    fua: Vec<Option<bool>>,
 }
 
 impl Core {
@@ -83,7 +85,7 @@ impl Core {
         let health = board.health();
         let engine = Engine::new(geometry, board.shared.clone(), queue, health.view.clone(), limits);
         let disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
-        let side = Side {
+        let mut side = Side {
             disks,
             // The keeper has a buffer for every member besides, and the log may have one.
             memory: Memory::new(depth + 2 * BANDS + 2 * slots + 64, scratch),
@@ -92,7 +94,9 @@ impl Core {
             instant: Vec::with_capacity(16),
             wakes: false,
             records: vec![None; slots],
+            fua: Vec::new(),
         };
+        side.look_at_disks();
         let own = Vec::with_capacity(16);
         Ok(Core {
             engine,
@@ -188,10 +192,14 @@ impl Core {
 }
 
 impl Core {
-    /// Runs until nothing is under way. Held replies and lock waits need others: `meanwhile` may drive them.
+    /// Runs until nothing is under way. Held replies and lock waits need others: `meanwhile` may drive them. For them it
+    /// waits a while; for its disks as long as it takes, for nobody else will look at what they have to say.
     fn drain(&mut self, mut meanwhile: impl FnMut()) {
         let patience = Instant::now() + Duration::from_secs(10);
-        while !self.engine.is_idle() && !self.side.board.is_abandoned() && Instant::now() < patience {
+        while !self.engine.is_idle()
+            && !self.side.board.is_abandoned()
+            && (self.side.disks.in_flight() > 0 || Instant::now() < patience)
+        {
             self.pump(Some(PATIENCE));
             meanwhile();
         }
@@ -213,6 +221,18 @@ fn span(bytes: Bytes) -> Span {
 
 fn bytes(region: RegionId, len: u32) -> Bytes {
     Bytes { region: region.raw(), offset: 0, len }
+}
+
+impl Side {
+    /// Notes what is known of disks that are new here.
+    fn look_at_disks(&mut self) {
+        for disk in self.health.wires.iter().flatten().map(|wire| wire.disk) {
+            if self.fua.len() <= disk.index() {
+                self.fua.resize(disk.index() + 1, None);
+            }
+            self.fua[disk.index()].get_or_insert_with(|| self.board.backend.info(disk).prefers_fua);
+        }
+    }
 }
 
 impl Port for Side {
@@ -243,6 +263,11 @@ impl Port for Side {
             None => self.instant.push((tag, true)),
         }
         self.holder(slot)
+    }
+
+    fn prefers_fua(&self, slot: Slot) -> bool {
+        let disk = self.health.wire(slot).map(|wire| wire.disk.index());
+        disk.and_then(|disk| self.fua.get(disk).copied().flatten()).unwrap_or(false)
     }
 
     fn flush(&mut self, tag: u64, slot: Slot) -> Holder {
@@ -351,6 +376,7 @@ impl Port for Side {
         for wire in self.health.wires.iter().flatten() {
             self.disks.attach(wire.disk);
         }
+        self.look_at_disks();
         self.health.view.clone()
     }
 
@@ -402,12 +428,16 @@ impl Cell {
         self.core().side.disks.detach(disk);
     }
 
-    /// Moves on what nobody else is moving on.
+    /// Moves on what nobody else is moving on. An owner who sleeps on the descriptor is told of what is finished.
     pub(super) fn nudge(&self) {
-        match self.core.try_lock() {
-            Ok(mut core) => core.pump(None),
-            Err(TryLockError::Poisoned(core)) => core.into_inner().pump(None),
-            Err(TryLockError::WouldBlock) => {}
+        let mut core = match self.core.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(core)) => core.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        core.pump(None);
+        if core.has_replies() {
+            self.waker.wake();
         }
     }
 }
@@ -531,13 +561,35 @@ pub struct Queue {
     /// By slot of the queue: the request's buffer (a flush has none) and cookie.
     buffers: Vec<Option<(Option<RegionId>, u64)>>,
     free: Vec<usize>,
+    /// It waits for what others have in hand: counted on the board.
+    stuck: bool,
 }
 
 impl Drop for Queue {
     /// Finishes what is under way; its results are lost. Here and not when the cell goes, which may be in another queue's
     /// hands, whose rows this one may wait for.
     fn drop(&mut self) {
+        self.set_stuck(false);
         self.cell.core().drain(|| self.board.nudge_cells(Some(&self.cell)));
+    }
+}
+
+/// What is asked of a [`Queue`], with its buffer.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Read { buffer: AlignedBuf, offset: u64 },
+    Write { buffer: AlignedBuf, offset: u64, fua: bool, keep: Keep },
+    Zero { offset: u64, len: u64 },
+    Discard { offset: u64, len: u64 },
+    Flush,
+}
+
+impl Ask {
+    pub(super) fn into_buffer(self) -> Option<AlignedBuf> {
+        match self {
+            Ask::Read { buffer, .. } | Ask::Write { buffer, .. } => Some(buffer),
+            Ask::Zero { .. } | Ask::Discard { .. } | Ask::Flush => None,
+        }
     }
 }
 
@@ -562,6 +614,7 @@ impl Queue {
             board,
             buffers: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
+            stuck: false,
         })
     }
 
@@ -572,8 +625,7 @@ impl Queue {
     /// or reach past its end;
     /// [`ErrorKind::Busy`] if `depth` requests are under way. The buffer is then lost to the caller only in name: it is dropped.
     pub fn read(&mut self, cookie: u64, buffer: AlignedBuf, offset: u64) -> Result<()> {
-        let lba = self.check(offset, buffer.len() as u64)?;
-        self.submit(cookie, Some(buffer), |sectors, memory| Request::Read { lba, sectors, memory })
+        self.start(cookie, Ask::Read { buffer, offset }).map_err(|(error, _)| error)
     }
 
     /// Writes `buffer` to byte `offset` of the LU; with `fua`, stable when it completes.
@@ -593,15 +645,7 @@ impl Queue {
         fua: bool,
         keep: Keep,
     ) -> Result<()> {
-        let lba = self.check(offset, buffer.len() as u64)?;
-        super::refuse_read_only(&self.board)?;
-        self.submit(cookie, Some(buffer), |sectors, memory| Request::Write {
-            lba,
-            sectors,
-            memory,
-            fua,
-            keep,
-        })
+        self.start(cookie, Ask::Write { buffer, offset, fua, keep }).map_err(|(error, _)| error)
     }
 
     /// Has `len` bytes from byte `offset` of the LU read as zeroes, as [`Lu::write_zeroes_at`](super::Lu::write_zeroes_at).
@@ -609,9 +653,7 @@ impl Queue {
     /// # Errors
     /// As [`Queue::write`].
     pub fn write_zeroes(&mut self, cookie: u64, offset: u64, len: u64) -> Result<()> {
-        let lba = self.check(offset, len)?;
-        super::refuse_read_only(&self.board)?;
-        self.submit(cookie, None, |_, _| Request::Zero { lba, sectors: Sectors(len / SECTOR) })
+        self.start(cookie, Ask::Zero { offset, len }).map_err(|(error, _)| error)
     }
 
     /// Gives up what is in `len` bytes from byte `offset`, any alignment, as [`Lu::discard_at`](super::Lu::discard_at).
@@ -619,12 +661,7 @@ impl Queue {
     /// # Errors
     /// As [`Queue::write`].
     pub fn discard(&mut self, cookie: u64, offset: u64, len: u64) -> Result<()> {
-        let end = offset.checked_add(len).filter(|&end| end <= self.board.geometry.size().bytes());
-        let end = end.ok_or_else(|| self.past_end(offset, len))?;
-        super::refuse_read_only(&self.board)?;
-        let range = self.board.discardable(offset..end);
-        let sectors = Sectors(range.end.saturating_sub(range.start) / SECTOR);
-        self.submit(cookie, None, |_, _| Request::Zero { lba: Lba(range.start / SECTOR), sectors })
+        self.start(cookie, Ask::Discard { offset, len }).map_err(|(error, _)| error)
     }
 
     /// Makes stable what was acknowledged before, on any queue of the LU.
@@ -632,7 +669,7 @@ impl Queue {
     /// # Errors
     /// [`ErrorKind::Busy`] if `depth` requests are under way.
     pub fn flush(&mut self, cookie: u64) -> Result<()> {
-        self.submit(cookie, None, |_, _| Request::Flush)
+        self.start(cookie, Ask::Flush).map_err(|(error, _)| error)
     }
 
     /// Starts what was submitted and appends what is finished to `done`. With `wait`, sleeps up to that long if nothing is.
@@ -642,18 +679,41 @@ impl Queue {
         let mut core = cell.core();
         core.pump(None);
         self.take(&mut core, done);
-        let Some(wait) = wait.filter(|_| done.len() == before) else { return };
+        if let Some(wait) = wait.filter(|_| done.len() == before) {
+            self.sleep(&mut core, done, wait);
+        }
+        // (What its own disks have in hand makes the descriptor readable, and then it is polled again.)
+        let stuck = core.engine.waits_for_others() && core.side.disks.in_flight() == 0;
+        drop(core);
+        self.set_stuck(stuck);
+    }
+
+    fn sleep(&mut self, core: &mut Core, done: &mut Vec<Completion>, wait: Duration) {
+        let before = done.len();
         let until = Instant::now().checked_add(wait);
         while done.len() == before && self.in_flight() > 0 {
             let left = until.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));
             core.pump(Some(left.min(PATIENCE)));
-            self.take(&mut core, done);
+            self.take(core, done);
             if done.len() > before || left.is_zero() {
                 return;
             }
             // What this queue waits for may be held by one whose owner is busy elsewhere.
             self.board.nudge_cells(Some(&self.cell));
         }
+    }
+
+    /// Has the keeper drive other queues while this one waits for them, since its owner may sleep on the descriptor.
+    fn set_stuck(&mut self, stuck: bool) {
+        if std::mem::replace(&mut self.stuck, stuck) != stuck {
+            self.board.count_stuck(stuck);
+        }
+    }
+
+    /// Could another request be submitted?
+    #[cfg(feature = "async")]
+    pub(super) fn has_room(&self) -> bool {
+        !self.free.is_empty()
     }
 
     /// Requests under way.
@@ -667,7 +727,8 @@ impl Queue {
         self.cell.core().engine.is_idle()
     }
 
-    /// Calls `with` with a descriptor that is readable when [`poll`](Queue::poll) would get on, if the disks have one.
+    /// Calls `with` with a descriptor that is readable when [`poll`](Queue::poll) would get on, if the disks have one. After a
+    /// poll without waiting it is safe to sleep on it: also what others hold this queue up with makes it readable.
     pub fn event_fd<R>(&self, with: impl FnOnce(Option<BorrowedFd<'_>>) -> R) -> R {
         with(self.cell.core().side.disks.event_fd())
     }
@@ -678,7 +739,7 @@ impl Queue {
         Error::new(ErrorKind::Usage, text)
     }
 
-    fn check(&self, offset: u64, len: u64) -> Result<Lba> {
+    fn check(&self, offset: u64, len: u64) -> Result<(Lba, Sectors)> {
         let block = u64::from(self.board.block);
         let end = offset.checked_add(len);
         let size = self.board.geometry.size().bytes();
@@ -692,39 +753,73 @@ impl Queue {
         if end.is_none_or(|end| end > size) {
             return Err(self.past_end(offset, len));
         }
-        Ok(Lba(offset / SECTOR))
+        Ok((Lba(offset / SECTOR), Sectors(len / SECTOR)))
     }
 
-    fn submit(
-        &mut self,
-        cookie: u64,
-        buffer: Option<AlignedBuf>,
-        request: impl FnOnce(Sectors, Bytes) -> Request,
-    ) -> Result<()> {
+    /// What is asked, but for its memory.
+    ///
+    /// # Errors
+    /// Those of [`Queue::read`] and [`Queue::write`], but for a full queue.
+    pub(super) fn request(&self, ask: &Ask) -> Result<Request> {
         if self.board.is_closing() {
             return Err(Error::new(ErrorKind::Busy, "the LU is being stopped"));
         }
-        let full = || Error::new(ErrorKind::Busy, "the queue is full: poll it first");
-        let index = self.free.pop().ok_or_else(full)?;
-        let mut core = self.cell.core();
-        let (mut sectors, mut memory) = (Sectors(0), Bytes::NONE);
-        let mut region = None;
-        if let Some(buffer) = buffer {
-            let len = buffer.len() as u32;
-            sectors = Sectors(u64::from(len) / SECTOR);
-            let Some(id) = core.side.memory.insert_owned(buffer) else {
-                self.free.push(index);
-                return Err(full());
-            };
-            memory = bytes(id, len);
-            region = Some(id);
+        if !matches!(ask, Ask::Read { .. } | Ask::Flush) {
+            super::refuse_read_only(&self.board)?;
         }
-        if core.submit(index as u64, request(sectors, memory)).is_err() {
-            if let Some(id) = region {
-                drop(core.side.memory.remove_owned(id));
+        if let Ask::Read { buffer, .. } | Ask::Write { buffer, .. } = ask
+            && u32::try_from(buffer.len()).is_err()
+        {
+            return Err(Error::new(ErrorKind::Usage, "a buffer of 4 GiB or more; use smaller ones"));
+        }
+        let memory = Bytes::NONE;
+        Ok(match *ask {
+            Ask::Read { ref buffer, offset } => {
+                let (lba, sectors) = self.check(offset, buffer.len() as u64)?;
+                Request::Read { lba, sectors, memory }
             }
+            Ask::Write { ref buffer, offset, fua, keep } => {
+                let (lba, sectors) = self.check(offset, buffer.len() as u64)?;
+                Request::Write { lba, sectors, memory, fua, keep }
+            }
+            Ask::Zero { offset, len } => {
+                let (lba, sectors) = self.check(offset, len)?;
+                Request::Zero { lba, sectors }
+            }
+            Ask::Discard { offset, len } => {
+                let end = offset.checked_add(len).filter(|&end| end <= self.board.geometry.size().bytes());
+                let end = end.ok_or_else(|| self.past_end(offset, len))?;
+                let range = self.board.discardable(offset..end);
+                let sectors = Sectors(range.end.saturating_sub(range.start) / SECTOR);
+                Request::Zero { lba: Lba(range.start / SECTOR), sectors }
+            }
+            Ask::Flush => Request::Flush,
+        })
+    }
+
+    /// Submits what is asked; what cannot be comes back with its buffer.
+    pub(super) fn start(&mut self, cookie: u64, ask: Ask) -> Result<(), (Error, Option<AlignedBuf>)> {
+        let mut request = match self.request(&ask) {
+            Ok(request) => request,
+            Err(error) => return Err((error, ask.into_buffer())),
+        };
+        let full = |buffer| Err((Error::new(ErrorKind::Busy, "the queue is full: poll it first"), buffer));
+        let buffer = ask.into_buffer();
+        let Some(index) = self.free.pop() else { return full(buffer) };
+        let mut core = self.cell.core();
+        let mut region = None;
+        if let (Some(buffer), Request::Read { memory, .. } | Request::Write { memory, .. }) =
+            (buffer, &mut request)
+        {
+            let len = buffer.len() as u32;
+            let id = core.side.memory.insert_owned(buffer);
+            let id = id.expect("the memory was made for as many buffers as there are places");
+            (*memory, region) = (bytes(id, len), Some(id));
+        }
+        if core.submit(index as u64, request).is_err() {
+            let buffer = region.map(|id| core.side.memory.remove_owned(id));
             self.free.push(index);
-            return Err(full());
+            return full(buffer);
         }
         self.buffers[index] = Some((region, cookie));
         Ok(())
