@@ -14,7 +14,7 @@ mod pattern;
 use std::fs::{self, File};
 use std::io::Read;
 use std::ops::Deref;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -234,9 +234,7 @@ fn an_ordinary_user_needs_no_root() {
     let own = |path: PathBuf| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
     ["", "mnt", "d0", "d1", "d2", "d3"].into_iter().for_each(|name| own(bench.path(name)));
     // The program may be where only its builder may go.
-    let program = bench.path("uraid");
-    fs::copy(env!("CARGO_BIN_EXE_uraid"), &program).unwrap();
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let program = bench.program(env!("CARGO_BIN_EXE_uraid"), "uraid");
     let mut command = Command::new(&program);
     command.args(["export", "./d0", "--fuse", "mnt"]).current_dir(bench.path("")).stdin(Stdio::null());
     command.env("URAID_RUNTIME_DIR", bench.path("run")).uid(65534).gid(65534);
