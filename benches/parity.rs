@@ -123,6 +123,7 @@ struct Row {
 impl Row {
     fn measure(&self, name: &str, data: &[u8], parity: &mut [u8]) {
         let mut rates: [Vec<f64>; 5] = Default::default();
+        let mut next = 0;
         // The first round only warms up.
         for round in 0..=self.scale.rounds {
             let contenders: [&mut Work<'_>; 5] = [
@@ -133,7 +134,7 @@ impl Row {
                 &mut |stripe, p, q| self.fold(&cpu::kernels(), stripe, p, q),
             ];
             for (contender, rates) in contenders.into_iter().zip(&mut rates) {
-                let rate = self.rate(round, data, parity, contender);
+                let rate = self.rate(&mut next, data, parity, contender);
                 if round > 0 {
                     rates.push(rate);
                 }
@@ -148,8 +149,9 @@ impl Row {
         );
     }
 
-    /// GB/s of `work` over a turn's bytes of stripes, going on where the round before ended.
-    fn rate(&self, round: usize, data: &[u8], parity: &mut [u8], work: &mut Work<'_>) -> f64 {
+    /// GB/s of `work` over a turn's bytes from the stripe `next` on, which is moved on: who came second to the same stripes
+    /// would find some in the last cache.
+    fn rate(&self, next: &mut usize, data: &[u8], parity: &mut [u8], work: &mut Work<'_>) -> f64 {
         let bytes = self.sources * CHUNK;
         let (stripes, targets) = match self.place {
             Place::Cache => (1, 1),
@@ -158,12 +160,14 @@ impl Row {
         };
         let turns = self.scale.turn / bytes;
         let start = cpu_seconds();
-        for turn in round * turns..(round + 1) * turns {
+        for turn in *next..*next + turns {
             let stripe = &data[turn % stripes * bytes..][..bytes];
             let (p, q) = parity[turn % targets * 2 * CHUNK..][..2 * CHUNK].split_at_mut(CHUNK);
             work(black_box(stripe), p, q);
         }
-        (turns * bytes) as f64 / (cpu_seconds() - start) / 1e9
+        let taken = cpu_seconds() - start;
+        *next += turns;
+        (turns * bytes) as f64 / taken / 1e9
     }
 
     fn fold(&self, kernels: &Kernels, stripe: &[u8], p: &mut [u8], q: &mut [u8]) {

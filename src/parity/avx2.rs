@@ -13,7 +13,7 @@ use core::arch::x86_64::{
 };
 
 use super::gf::{NIBBLES, POLYNOMIAL};
-use super::sums::{AHEAD, sums};
+use super::sums::{AHEAD, FOLLOWED, sums};
 use super::{Kernels, Source, portable};
 
 impl Kernels {
@@ -31,7 +31,7 @@ impl Kernels {
             // SAFETY: the CPU has AVX2, as promised by the caller of this constructor.
             xor: |to, sources, accumulate| unsafe { xor(to, sources, accumulate) },
             // SAFETY: as for `xor`.
-            pq: |p, q, sources, order, accumulate| unsafe { pq(p, q, sources, order, accumulate) },
+            pq: |p, q, blocks, accumulate| unsafe { pq(p, q, blocks, accumulate) },
             // SAFETY: as for `xor`.
             one: |to, sources, accumulate| unsafe { one(to, sources, accumulate) },
             // SAFETY: as for `xor`.
@@ -40,7 +40,7 @@ impl Kernels {
     }
 }
 
-sums!("avx2", __m256i, _mm256_setzero_si256);
+sums!("avx2", __m256i, _mm256_setzero_si256, 4);
 
 /// `sum` += `data`.
 #[target_feature(enable = "avx2")]

@@ -16,7 +16,7 @@ use core::arch::x86_64::{
 };
 
 use super::gf::MATRICES;
-use super::sums::{AHEAD, sums};
+use super::sums::{AHEAD, FOLLOWED, sums};
 use super::{Kernels, Source, portable};
 
 impl Kernels {
@@ -33,7 +33,7 @@ impl Kernels {
             // SAFETY: the CPU has AVX-512 and GFNI, as promised by the caller of this constructor.
             xor: |to, sources, accumulate| unsafe { xor(to, sources, accumulate) },
             // SAFETY: as for `xor`.
-            pq: |p, q, sources, order, accumulate| unsafe { pq(p, q, sources, order, accumulate) },
+            pq: |p, q, blocks, accumulate| unsafe { pq(p, q, blocks, accumulate) },
             // SAFETY: as for `xor`.
             one: |to, sources, accumulate| unsafe { one(to, sources, accumulate) },
             // SAFETY: as for `xor`.
@@ -42,7 +42,7 @@ impl Kernels {
     }
 }
 
-sums!("avx512f,gfni", __m512i, _mm512_setzero_si512);
+sums!("avx512f,gfni", __m512i, _mm512_setzero_si512, 8);
 
 /// `sum` += `data`.
 #[target_feature(enable = "avx512f,gfni")]

@@ -76,7 +76,7 @@ pub struct Kernels {
     name: &'static str,
     /// The sum with all (first) coefficients 1.
     xor: OneSum,
-    /// P and Q; the slice of bytes names the sources from the power 0 up.
+    /// P and Q of blocks from the power 0 up.
     pq: StripeSums,
     /// One sum with any coefficients.
     one: OneSum,
@@ -90,8 +90,11 @@ type OneSum = fn(&mut [u8], &[Source<'_>], bool);
 /// A kernel for two targets.
 type TwoSums = fn(&mut [u8], &mut [u8], &[Source<'_>], bool);
 
-/// A kernel for P and Q, with the order of the sources.
-type StripeSums = fn(&mut [u8], &mut [u8], &[Source<'_>], &[u8], bool);
+/// A kernel for P and Q of the blocks of a stripe.
+type StripeSums = fn(&mut [u8], &mut [u8], &[&[u8]], bool);
+
+/// Blocks in a stripe up to which putting them in order costs next to nothing.
+const FEW: usize = 16;
 
 impl Kernels {
     /// The kernels that need nothing from the CPU. Made for whatever vectors the compiler may assume.
@@ -99,7 +102,7 @@ impl Kernels {
         Kernels {
             name: "portable",
             xor: |to, sources, accumulate| portable::xor(to, sources, accumulate, 0),
-            pq: |p, q, sources, order, accumulate| portable::pq(p, q, sources, order, accumulate, 0),
+            pq: |p, q, blocks, accumulate| portable::pq(p, q, blocks, accumulate, 0),
             one: |to, sources, accumulate| portable::one(to, sources, accumulate, 0),
             two: |to, to2, sources, accumulate| portable::two(to, to2, sources, accumulate, 0),
         }
@@ -136,10 +139,25 @@ impl Kernels {
         match target {
             Target::One(to) if sources.iter().all(|s| s.coef[0] == 1) => (self.xor)(to, sources, accumulate),
             Target::One(to) => (self.one)(to, sources, accumulate),
-            Target::Two(to, to2) => match by_power(sources, &mut [0; gf::ORDER]) {
-                Some(order) => (self.pq)(to, to2, sources, order, accumulate),
-                None => (self.two)(to, to2, sources, accumulate),
-            },
+            Target::Two(to, to2) if sources.len() <= FEW => {
+                self.combine_two(to, to2, sources, accumulate, &mut [&[][..]; FEW]);
+            }
+            Target::Two(to, to2) => self.combine_two(to, to2, sources, accumulate, &mut [&[][..]; gf::ORDER]),
+        }
+    }
+
+    /// [`combine`](Kernels::combine) for two targets, with room for the blocks of a full stripe.
+    fn combine_two<'a>(
+        &self,
+        to: &mut [u8],
+        to2: &mut [u8],
+        sources: &[Source<'a>],
+        accumulate: bool,
+        room: &mut [&'a [u8]],
+    ) {
+        match by_power(sources, room) {
+            Some(blocks) => (self.pq)(to, to2, blocks, accumulate),
+            None => (self.two)(to, to2, sources, accumulate),
         }
     }
 }
@@ -151,24 +169,22 @@ impl fmt::Debug for Kernels {
 }
 
 /// If the coefficients are those of P and Q over a full stripe (1 and g^j, the j being 0 to m - 1, each
-/// once): the indices of the sources from power 0 up, in `order`.
+/// once): the blocks from power 0 up, in `room`.
 ///
 /// The geometry may hand over the blocks of a stripe in the order of the LU's addresses or of the slots; in
 /// either the powers may run up, run down, or start in the middle. A permutation serves them all alike.
-fn by_power<'a>(sources: &[Source<'_>], order: &'a mut [u8; gf::ORDER]) -> Option<&'a [u8]> {
-    /// Marks a power not met yet; no index, since there are at most 255 sources.
-    const NOT_MET: u8 = u8::MAX;
-
-    let order = order.get_mut(..sources.len())?;
-    order.fill(NOT_MET);
-    for (index, source) in sources.iter().enumerate() {
+/// It is done once, here: a kernel looks at every source once for each few registers.
+fn by_power<'r, 'a>(sources: &[Source<'a>], room: &'r mut [&'a [u8]]) -> Option<&'r [&'a [u8]]> {
+    let blocks = room.get_mut(..sources.len())?;
+    blocks.fill(&[]);
+    for source in sources {
         let power = match source.coef {
             [1, q] => gf::log(q)?,
             _ => return None,
         };
-        // Powers that are all different and all below m are all of 0 to m - 1.
-        let place = order.get_mut(usize::from(power)).filter(|place| **place == NOT_MET)?;
-        *place = index as u8; // at most 254: `order` has no more places
+        // Powers that are all different and all below m are all of 0 to m - 1. (If blocks are empty, it does not
+        // matter which goes where.)
+        *blocks.get_mut(usize::from(power)).filter(|place| place.is_empty())? = source.bytes;
     }
-    Some(order)
+    Some(blocks)
 }

@@ -40,40 +40,26 @@ fn xor_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: 
     store(to, at, &sum);
 }
 
-/// `p` = sum of the sources, `q` = sum of g^j times the source `order[j]`, by Horner's rule: from the highest
-/// power down, double what there is and add.
-pub(super) fn pq(
-    p: &mut [u8],
-    q: &mut [u8],
-    sources: &[Source<'_>],
-    order: &[u8],
-    accumulate: bool,
-    from: usize,
-) {
+/// `p` = sum of the blocks, `q` = sum of g^j times `blocks[j]`, by Horner's rule: from the highest power down,
+/// double what there is and add.
+pub(super) fn pq(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool, from: usize) {
     let mut at = from;
     while p.len() - at >= WIDE * WORD {
-        pq_block::<WIDE>(p, q, sources, order, accumulate, at);
+        pq_block::<WIDE>(p, q, blocks, accumulate, at);
         at += WIDE * WORD;
     }
     while at < p.len() {
-        pq_block::<1>(p, q, sources, order, accumulate, at);
+        pq_block::<1>(p, q, blocks, accumulate, at);
         at += WORD;
     }
 }
 
 /// One block of each of [`pq`]'s sums.
 #[inline]
-fn pq_block<const N: usize>(
-    p: &mut [u8],
-    q: &mut [u8],
-    sources: &[Source<'_>],
-    order: &[u8],
-    accumulate: bool,
-    at: usize,
-) {
+fn pq_block<const N: usize>(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool, at: usize) {
     let (mut p_sum, mut q_sum) = (start::<N>(p, at, accumulate), [0; N]);
-    for &index in order.iter().rev() {
-        let data = load(sources[usize::from(index)].bytes, at);
+    for block in blocks.iter().rev() {
+        let data = load(block, at);
         add(&mut p_sum, &data);
         double(&mut q_sum);
         add(&mut q_sum, &data);

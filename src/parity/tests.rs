@@ -293,9 +293,12 @@ fn every_coefficient_times_every_byte() {
 /// What goes the way of a full stripe, and in which order; what does not.
 #[test]
 fn full_stripes_are_recognised_in_any_order() {
+    // Each source holds its own index.
     let order = |coefs: &[[u8; 2]]| {
-        let sources: Vec<_> = coefs.iter().map(|&coef| Source { bytes: &[], coef }).collect();
-        by_power(&sources, &mut [0; gf::ORDER]).map(<[u8]>::to_vec)
+        let indices: Vec<_> = (0..coefs.len()).map(|index| [index as u8]).collect();
+        let sources: Vec<_> =
+            coefs.iter().zip(&indices).map(|(&coef, bytes)| Source { bytes, coef }).collect();
+        by_power(&sources, &mut [&[][..]; gf::ORDER]).map(<[&[u8]]>::concat)
     };
     let stripe = |powers: &[u32]| powers.iter().map(|&j| [1, gf::exp(j)]).collect::<Vec<_>>();
 
