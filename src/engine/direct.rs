@@ -1,124 +1,164 @@
-//! Requests that need nothing but one disk operation: no band, no plan, no scratch memory.
+//! Requests that need no plan: no band, no reading first, no scratch memory.
 //!
-//! Most requests of most LUs are these: reads whose rows are good on one member, and whole blocks written where
-//! there is no redundancy. They are sent as they are, with nothing on record but the request. Promises:
-//! whatever such a read meets (a failing disk, a writer of the same rows of a mirror), the request goes on as a
-//! band like all others, so that there is one place for what is difficult. Refuses to know how that is done.
+//! Most requests of most LUs are these: reads whose rows are good on one member, and whole blocks written where there is no
+//! parity, to the only copy or to all of them. They are sent as they are, with nothing on record but the request. Promises:
+//! whatever such a request meets (a failing disk, a writer of the same rows of a mirror), it goes on as a band like all others,
+//! so that there is one place for what is difficult. Refuses to know how that is done.
 //!
 //! A read of the only copy needs no look at the row lock: what it finds is what the last write left or one
 //! under way is about to leave, and no other member could tell it otherwise. Of a mirror, two reads could be
 //! served by legs that differ while a write is under way, and see it come and go: that is looked at. A write
-//! takes the lock: somebody else may be merging parts of a block into what was there before.
+//! takes the lock: somebody else may be merging parts of a block into what was there before, and copies must not end up in
+//! different orders. If a copy could not be written the band that tells of it takes the lock over, so that nobody sees the one
+//! and then the other.
 
-use super::machine::{Engine, tag};
-use super::{Bytes, Holder, Keep, Observed, Port, Request, Trouble};
+use super::machine::{Engine, Kind as OpKind, State, tag};
+use super::{Bytes, Keep, Observed, Port, Regions, Request};
+use crate::geometry::{Place, StripeMap};
 use crate::plan::{self, Fault, Piece, Rows};
-use crate::units::{Lba, MemberLba, Sectors, Slot, Stripe};
+use crate::planted::{Bug, planted};
+use crate::units::{MemberLba, Sectors, Slot, Stripe};
 
-/// Stands in a tag where other operations have their index.
+/// Stands in a tag where other operations have their index; which copy it is stands in the place of their life.
 pub(super) const DIRECT: usize = 0x7ffd;
+
+/// Most copies that are written directly: a bit each.
+pub(super) const MOST_COPIES: u16 = 32;
 
 /// Such a request under way.
 #[derive(Clone, Copy)]
 pub(super) struct Direct {
-    /// Where it went.
-    slot: Slot,
-    at: MemberLba,
     stripe: Stripe,
     kind: Kind,
 }
 
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Of a mirror: how often its rows had been locked.
-    Read(Option<Observed>),
-    /// Its row lock, and who took it.
-    Write(u64, Holder),
+    /// Where from, and, of a mirror, how often its rows had been locked.
+    Read { slot: Slot, at: MemberLba, seen: Option<Observed> },
+    /// Its row lock, the regions it is counted in, and which copies could not be written, a bit each.
+    Write { mask: u32, regions: Option<Regions>, failed: u32 },
 }
 
 impl Direct {
     pub(super) const NONE: Direct =
-        Direct { slot: Slot(0), at: MemberLba(0), stripe: Stripe(0), kind: Kind::Read(None) };
+        Direct { stripe: Stripe(0), kind: Kind::Read { slot: Slot(0), at: MemberLba(0), seen: None } };
 }
 
 impl Engine {
-    /// Sends a request to the one member it needs. False if it is not that simple.
+    /// Sends a request to the members it needs. False if it is not that simple.
     pub(super) fn start_directly(&mut self, index: u32, port: &mut impl Port) -> bool {
         let active = &self.requests[index as usize];
         if active.cut > 0 || active.is_difficult {
             return false;
         }
-        let (lba, sectors, memory, write) = match active.request {
-            Request::Read { lba, sectors, memory } => (lba, sectors, memory, None),
-            Request::Write { lba, sectors, memory, fua, keep }
-                if !self.geometry.is_redundant() && keep == Keep::default() && !self.shared.is_broken() =>
-            {
-                (lba, sectors, memory, Some(fua))
+        match active.request {
+            Request::Read { sectors, memory, .. } => {
+                self.read_directly(index, active.place, sectors, memory, port)
             }
-            _ => return false,
-        };
+            Request::Write { sectors, memory, fua, keep, .. }
+                if self.copies > 0 && keep == Keep::default() && !self.shared.is_broken() =>
+            {
+                self.write_directly(index, active.place, sectors, memory, fua, port)
+            }
+            _ => false,
+        }
+    }
+
+    fn read_directly(
+        &mut self,
+        index: u32,
+        place: Place,
+        sectors: Sectors,
+        memory: Bytes,
+        port: &mut impl Port,
+    ) -> bool {
         self.refresh_view(port);
-        let Some(direct) = self.send(lba, sectors, memory, write, tag(DIRECT, 0) | u64::from(index), port)
-        else {
+        let map = self.geometry.stripe(place.stripe);
+        let Some(rows) = rows_from(&map, place.row, sectors) else { return false };
+        let leg = self.legs.choose(&map, rows);
+        let Some((slot, at)) = plan::direct(&map, &self.view, leg, Piece { data: place.cell, rows }) else {
             return false;
         };
-        self.legs.begin(direct.slot, direct.at, sectors.0 as u32);
+        let (locks, stripe) = (&self.shared.locks, place.stripe);
+        let seen = (self.geometry.copies() > 1).then(|| locks.observe(stripe, locks.mask(rows)));
+        if seen == Some(None) {
+            return false;
+        }
+        port.read(tag(DIRECT, 0) | u64::from(index), slot, at, memory);
+        self.legs.begin(slot, at, rows.len());
+        self.begin_direct(index, 1, Direct { stripe, kind: Kind::Read { slot, at, seen: seen.flatten() } })
+    }
+
+    fn write_directly(
+        &mut self,
+        index: u32,
+        place: Place,
+        sectors: Sectors,
+        memory: Bytes,
+        fua: bool,
+        port: &mut impl Port,
+    ) -> bool {
+        self.refresh_view(port);
+        let map = self.geometry.stripe(place.stripe);
+        let Some(rows) = rows_from(&map, place.row, sectors) else { return false };
+        let redundant = self.geometry.is_redundant();
+        if !plan::is_plain_everywhere(&map, &self.view, rows)
+            || (redundant && !self.shared.begin_write(self.queue))
+        {
+            return false;
+        }
+        let positions = map.sync_start() + u64::from(rows.start)..map.sync_start() + u64::from(rows.end);
+        let intent = self.shared.intent();
+        let regions = intent.map(|intent| intent.regions(positions));
+        let regions = regions.filter(|&regions| intent.is_some_and(|intent| intent.begin(regions)));
+        let counted = regions.is_some() == intent.is_some() || planted(Bug::BitSetLate);
+        let mask = self.shared.locks.mask(rows);
+        let locked = counted && self.shared.locks.try_lock(place.stripe, mask);
+        // With the lock, and only then, the view may be acted on.
+        if !locked || self.shared.epoch() != self.view.epoch {
+            if locked && self.shared.locks.unlock(place.stripe, mask) {
+                port.wake_others();
+            }
+            if let (Some(intent), Some(regions)) = (intent, regions) {
+                intent.end(regions);
+            }
+            if redundant {
+                self.shared.end_write(self.queue);
+            }
+            return false;
+        }
+        let first = index as usize * usize::from(self.copies);
+        for (copy, taken) in (0..self.copies).zip(&mut self.taken[first..]) {
+            let cell = map.cell(copy);
+            let at = cell.at + Sectors(u64::from(rows.start));
+            self.legs.begin_other(cell.slot);
+            let tag = tag(DIRECT, copy) | u64::from(index);
+            *taken = (cell.slot, port.write(tag, cell.slot, at, memory, fua));
+        }
+        let kind = Kind::Write { mask, regions, failed: 0 };
+        self.begin_direct(index, self.copies, Direct { stripe: place.stripe, kind })
+    }
+
+    fn begin_direct(&mut self, index: u32, operations: u16, direct: Direct) -> bool {
         self.directs += 1;
-        self.requests[index as usize].left = 1;
+        self.requests[index as usize].left = operations.into();
         self.direct[index as usize] = direct;
         true
     }
 
-    /// Sends it, a write with its FUA, if one member has all of it.
-    fn send(
-        &self,
-        lba: Lba,
-        sectors: Sectors,
-        memory: Bytes,
-        write: Option<bool>,
-        tag: u64,
-        port: &mut impl Port,
-    ) -> Option<Direct> {
-        let place = self.geometry.locate(lba)?;
-        let map = self.geometry.stripe(place.stripe);
-        let end = u64::from(place.row) + sectors.0;
-        if end > u64::from(map.rows()) {
-            return None;
-        }
-        let rows = Rows::new(place.row, end as u32);
-        let leg = self.legs.choose(&map, rows);
-        let (slot, at) = plan::direct(&map, &self.view, leg, Piece { data: place.cell, rows })?;
-        let (locks, stripe) = (&self.shared.locks, place.stripe);
-        let kind = match write {
-            None => {
-                let mirrored = self.geometry.copies() > 1;
-                let seen = if mirrored { Some(locks.observe(stripe, locks.mask(rows))?) } else { None };
-                port.read(tag, slot, at, memory);
-                Kind::Read(seen)
-            }
-            Some(fua) => {
-                let mask = locks.mask(rows);
-                if !locks.try_lock(stripe, mask) {
-                    return None;
-                }
-                Kind::Write(mask, port.write(tag, slot, at, memory, fua))
-            }
-        };
-        Some(Direct { slot, at, stripe, kind })
-    }
-
-    /// Such a request has ended.
-    pub(super) fn complete_direct(&mut self, index: u32, ok: bool, port: &mut impl Port) {
-        let Direct { slot, at, stripe, kind } = self.direct[index as usize];
-        self.directs -= 1;
-        self.legs.end(slot);
-        let active = &mut self.requests[index as usize];
-        active.left = 0;
+    /// Such a request has ended, on one of its members.
+    pub(super) fn complete_direct(&mut self, index: u32, copy: u16, ok: bool, port: &mut impl Port) {
+        let Direct { stripe, kind } = &mut self.direct[index as usize];
+        let (stripe, active) = (*stripe, &mut self.requests[index as usize]);
+        active.left -= 1;
         match kind {
-            Kind::Read(seen) => {
+            Kind::Read { slot, at, seen } => {
+                self.directs -= 1;
+                self.legs.end(*slot);
                 if let (false, Request::Read { sectors, .. }) = (ok, active.request) {
-                    active.fault = Some(slot);
-                    port.read_failed(slot, at, sectors);
+                    active.fault = Some(*slot);
+                    port.read_failed(*slot, *at, sectors);
                 }
                 let undisturbed = seen.is_none_or(|seen| self.shared.locks.unchanged(stripe, seen));
                 if ok && undisturbed {
@@ -127,17 +167,64 @@ impl Engine {
                 active.is_difficult = true;
                 self.uncut.push_back(index);
             }
-            Kind::Write(mask, holder) => {
-                if self.shared.locks.unlock(stripe, mask) {
+            Kind::Write { mask, regions, failed } => {
+                let (slot, _) = self.taken[index as usize * usize::from(self.copies) + usize::from(copy)];
+                self.legs.end(slot);
+                *failed |= u32::from(!ok) << copy;
+                if active.left > 0 {
+                    return;
+                }
+                if *failed != 0 {
+                    self.failed_directs.push(index);
+                    return self.adopt_failed(port);
+                }
+                self.directs -= 1;
+                if self.shared.locks.unlock(stripe, *mask) {
                     port.wake_others();
                 }
-                if !ok {
-                    // Nothing stands in for it.
-                    port.member_failed(slot, holder);
-                    active.trouble = Some(Trouble::Member(slot));
+                if let (Some(map), Some(regions)) = (self.shared.intent(), regions.take()) {
+                    map.end(regions);
+                }
+                if self.geometry.is_redundant() {
+                    self.shared.end_write(self.queue);
                 }
                 self.answer(index);
             }
+        }
+    }
+
+    /// Makes direct writes that failed somewhere bands whose writes have just ended, as far as there is room for these.
+    pub(super) fn adopt_failed(&mut self, port: &mut impl Port) {
+        while let Some(&index) = self.failed_directs.last() {
+            let Direct { stripe, kind: Kind::Write { mask, regions, failed } } = self.direct[index as usize]
+            else {
+                return;
+            };
+            let active = &self.requests[index as usize];
+            let (place, Request::Write { sectors, memory, keep, fua, .. }) = (active.place, active.request)
+            else {
+                return;
+            };
+            let Some(number) = self.take_any_op(OpKind::Write, stripe) else { return };
+            self.failed_directs.pop();
+            self.directs -= 1;
+            self.attach(number, Some(index), memory, keep);
+            let op = &mut self.ops[number as usize];
+            let rows = Rows::new(place.row, place.row + sectors.0 as u32);
+            op.pieces.push(Piece { data: place.cell, rows });
+            plan::write_all_copies(&self.geometry.stripe(stripe), rows, &mut op.plan);
+            let first = index as usize * usize::from(self.copies);
+            for (copy, &(slot, holder)) in self.taken[first..].iter().take(self.copies.into()).enumerate() {
+                op.holders.push(holder);
+                if failed >> copy & 1 == 1 {
+                    op.failed.push((slot, holder));
+                    op.failed_writes.push(copy as u32);
+                }
+            }
+            (op.mask, op.locked, op.fua) = (mask, true, fua);
+            (op.counted, op.regions) = (self.geometry.is_redundant(), regions);
+            op.state = State::Scatter;
+            self.scattered(number as usize, port);
         }
     }
 
@@ -145,4 +232,10 @@ impl Engine {
     pub(super) fn fault_of(&self, index: u32, rows: Rows) -> Option<Fault> {
         self.requests[index as usize].fault.map(|slot| Fault { slot, rows })
     }
+}
+
+/// Rows of a stripe, if it has all of them.
+fn rows_from(map: &StripeMap<'_>, row: u32, sectors: Sectors) -> Option<Rows> {
+    let end = u64::from(row) + sectors.0;
+    (end <= u64::from(map.rows())).then(|| Rows::new(row, end as u32))
 }

@@ -1,9 +1,9 @@
 //! Row locks: who may change which rows of which stripe, shared by all queues of an LU.
 //!
-//! A table of words, keyed by a hash of the stripe; bit `b` of a word stands for the `b`-th 64th of the stripe's rows.
-//! Taking a lock without contention is one compare-and-swap and one add. Two stripes may share a word: then they wait for
-//! each other without need, which costs time and never correctness. An operation holds at most one word at a time, so
-//! there is no order to keep and no deadlock.
+//! A table of words, keyed by a hash of the stripe; bit `b` of a word's lower half stands for the `b`-th 32nd of the stripe's
+//! rows, its upper half counts how often a lock was taken. Taking a lock without contention is one compare-and-swap, giving it
+//! back one more. Two stripes may share a word: then they wait for each other without need, which costs time and never
+//! correctness. An operation holds at most one word at a time, so there is no order to keep and no deadlock.
 //!
 //! Readers take no lock. They *observe* a word, read, and ask whether it is *unchanged*: nobody locked any of its rows
 //! meanwhile. If not, they read again holding the lock, so a reader cannot be starved.
@@ -17,58 +17,53 @@ use core::sync::atomic::{
 use crate::plan::Rows;
 use crate::units::Stripe;
 
-/// 256 KiB an LU. With 64 queues of 32 small writes each, one lock in thirty meets another's without need.
+/// 64 KiB an LU: every random write meets another word, so they should stay in the cache. They share its lines for the same
+/// reason; queues that write to random places find half of all lines with another CPU either way. With 64 queues of 32 small
+/// writes each, one lock in fifty meets another's without need.
 const WORDS: usize = 1 << WORD_BITS;
-const WORD_BITS: u32 = 12;
+const WORD_BITS: u32 = 13;
 
-/// One word and the number of times a lock was taken in it. On a cache line of its own.
-#[repr(align(64))]
-#[derive(Default)]
-struct Word {
-    held: AtomicU64,
-    taken: AtomicU64,
-}
+/// One more lock was taken. (A reader would have to look on through 2^32 of them to miss that.)
+const TAKEN: u64 = 1 << 32;
 
 /// The table. See the module's text.
 pub struct RowLocks {
-    words: Vec<Word>,
+    words: Vec<AtomicU64>,
     rows_per_bit: u32,
     /// Queues that sleep until some lock is given back.
     sleepers: AtomicUsize,
 }
 
-/// What a reader saw of a word that was free.
+/// What a reader saw of a word that was free: how often it had been taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Observed(u64);
+pub struct Observed(u32);
 
 impl RowLocks {
     /// Locks for stripes of up to `rows` rows.
     pub fn new(rows: u32) -> RowLocks {
-        let words = (0..WORDS).map(|_| Word::default()).collect();
-        RowLocks { words, rows_per_bit: rows.div_ceil(64).max(1), sleepers: AtomicUsize::new(0) }
+        let words = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
+        RowLocks { words, rows_per_bit: rows.div_ceil(u32::BITS).max(1), sleepers: AtomicUsize::new(0) }
     }
 
     /// The bits that stand for `rows`.
-    pub fn mask(&self, rows: Rows) -> u64 {
+    pub fn mask(&self, rows: Rows) -> u32 {
         if rows.is_empty() {
             return 0;
         }
-        let first = (rows.start / self.rows_per_bit).min(63);
-        let last = ((rows.end - 1) / self.rows_per_bit).min(63);
-        (u64::MAX >> (63 - (last - first))) << first
+        let first = (rows.start / self.rows_per_bit).min(31);
+        let last = ((rows.end - 1) / self.rows_per_bit).min(31);
+        (u32::MAX >> (31 - (last - first))) << first
     }
 
     /// Takes the rows in `mask`, all or none.
-    pub fn try_lock(&self, stripe: Stripe, mask: u64) -> bool {
-        let word = self.word(stripe);
-        let mut held = word.held.load(SeqCst);
-        while held & mask == 0 {
-            match word.held.compare_exchange_weak(held, held | mask, SeqCst, SeqCst) {
-                Ok(_) => {
-                    word.taken.fetch_add(1, SeqCst);
-                    return true;
-                }
-                Err(now) => held = now,
+    pub fn try_lock(&self, stripe: Stripe, mask: u32) -> bool {
+        let (word, mask) = (self.word(stripe), u64::from(mask));
+        let mut before = word.load(SeqCst);
+        while before & mask == 0 {
+            let locked = before.wrapping_add(TAKEN) | mask;
+            match word.compare_exchange_weak(before, locked, SeqCst, SeqCst) {
+                Ok(_) => return true,
+                Err(now) => before = now,
             }
         }
         false
@@ -76,22 +71,22 @@ impl RowLocks {
 
     /// Gives back rows that [`try_lock`](Self::try_lock) took. True if somebody may be sleeping for them.
     #[must_use = "sleepers must be woken"]
-    pub fn unlock(&self, stripe: Stripe, mask: u64) -> bool {
-        let before = self.word(stripe).held.fetch_and(!mask, SeqCst);
+    pub fn unlock(&self, stripe: Stripe, mask: u32) -> bool {
+        let mask = u64::from(mask);
+        let before = self.word(stripe).fetch_and(!mask, SeqCst);
         debug_assert_eq!(before & mask, mask, "unlocks rows that are not locked");
         self.sleepers.load(SeqCst) > 0
     }
 
     /// Looks at the rows in `mask` before an unlocked read. `None` while somebody holds one of them.
-    pub fn observe(&self, stripe: Stripe, mask: u64) -> Option<Observed> {
-        let word = self.word(stripe);
-        let taken = word.taken.load(SeqCst);
-        (word.held.load(SeqCst) & mask == 0).then_some(Observed(taken))
+    pub fn observe(&self, stripe: Stripe, mask: u32) -> Option<Observed> {
+        let word = self.word(stripe).load(SeqCst);
+        (word & u64::from(mask) == 0).then_some(Observed((word / TAKEN) as u32))
     }
 
     /// True if nobody took a lock in the word since `seen`, so that what was read in between is of one piece.
     pub fn unchanged(&self, stripe: Stripe, seen: Observed) -> bool {
-        self.word(stripe).taken.load(SeqCst) == seen.0
+        (self.word(stripe).load(SeqCst) / TAKEN) as u32 == seen.0
     }
 
     /// A queue announces that it is about to sleep for a lock. It must try once more after this and before it sleeps.
@@ -107,10 +102,10 @@ impl RowLocks {
     /// Fetches the stripe's word into the cache: it will be wanted soon.
     pub fn touch(&self, stripe: Stripe) {
         // Nothing depends on the value, so nothing waits for it.
-        let _ = self.word(stripe).held.load(Relaxed);
+        let _ = self.word(stripe).load(Relaxed);
     }
 
-    fn word(&self, stripe: Stripe) -> &Word {
+    fn word(&self, stripe: Stripe) -> &AtomicU64 {
         let hash = stripe.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - WORD_BITS);
         &self.words[hash as usize % WORDS]
     }
@@ -123,10 +118,10 @@ mod tests {
     #[test]
     fn rows_map_to_bits() {
         let locks = RowLocks::new(128);
-        assert_eq!(locks.mask(Rows::new(0, 128)), u64::MAX);
+        assert_eq!(locks.mask(Rows::new(0, 128)), u32::MAX);
         assert_eq!(locks.mask(Rows::new(0, 1)), 1);
-        assert_eq!(locks.mask(Rows::new(2, 4)), 2);
-        assert_eq!(locks.mask(Rows::new(126, 128)), 1 << 63);
+        assert_eq!(locks.mask(Rows::new(4, 8)), 2);
+        assert_eq!(locks.mask(Rows::new(124, 128)), 1 << 31);
         assert_eq!(locks.mask(Rows::default()), 0);
         let tiny = RowLocks::new(8);
         assert_eq!(tiny.mask(Rows::new(0, 8)), 0xff);

@@ -4,14 +4,14 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::direct::{DIRECT, Direct};
+use super::direct::{DIRECT, Direct, MOST_COPIES};
 use super::legs::Legs;
 use super::{
     Bytes, Flushing, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request,
     Shared, Step, Trouble,
 };
 use crate::format::ppl::{Entry, MAX_ENTRIES};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Place};
 use crate::plan::{self, Base, Buf, Fault, Fold, Heal, LogPart, Piece, Plan, Presence, Rows, View, Want};
 use crate::planted::{Bug, planted};
 use crate::units::{Lba, SECTOR, Sectors, Slot, SlotSet, Stripe};
@@ -49,18 +49,24 @@ pub struct Limits {
 pub struct Engine {
     pub(super) geometry: Arc<Geometry>,
     pub(super) shared: Arc<Shared>,
-    queue: QueueId,
+    pub(super) queue: QueueId,
     limits: Limits,
     pub(super) view: Arc<View>,
     pub(super) requests: Vec<Active>,
     free_requests: Vec<u32>,
     /// Requests not yet cut into bands to their end, oldest first.
     pub(super) uncut: VecDeque<u32>,
-    /// By request: the one disk operation that it is, if that is all.
+    /// By request: what it is without a band, if that is all.
     pub(super) direct: Vec<Direct>,
     /// Such requests under way.
     pub(super) directs: usize,
-    ops: Vec<Op>,
+    /// Copies of everything; zero if writes need more than these, or they are too many to be written directly.
+    pub(super) copies: u16,
+    /// By request, of such writes, and copy: who took it.
+    pub(super) taken: Vec<(Slot, Holder)>,
+    /// Such writes that failed and wait for a band that tells of it.
+    pub(super) failed_directs: Vec<u32>,
+    pub(super) ops: Vec<Op>,
     free_ops: Vec<u32>,
     /// Operations in `Intent`, `Lock` or `Memory`, oldest first.
     waiting: VecDeque<u32>,
@@ -112,6 +118,8 @@ struct LogFlushed {
 pub(super) struct Active {
     cookie: u64,
     pub(super) request: Request,
+    /// Of its first sector.
+    pub(super) place: Place,
     /// Sectors already cut into bands.
     pub(super) cut: u64,
     /// Pieces not finished.
@@ -125,12 +133,13 @@ pub(super) struct Active {
 
 impl Active {
     fn new(cookie: u64, request: Request) -> Active {
-        Active { cookie, request, cut: 0, left: 0, trouble: None, is_difficult: false, fault: None }
+        let place = Place { stripe: Stripe(0), cell: 0, row: 0 };
+        Active { cookie, request, place, cut: 0, left: 0, trouble: None, is_difficult: false, fault: None }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+pub(super) enum State {
     Free,
     Intent,
     Lock,
@@ -142,7 +151,7 @@ enum State {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Read,
     Write,
     Zero,
@@ -166,13 +175,13 @@ struct Source {
     keep: Keep,
 }
 
-struct Op {
-    state: State,
+pub(super) struct Op {
+    pub(super) state: State,
     kind: Kind,
     /// Tells completions of an earlier life of this place from those of the present one.
     life: u16,
     stripe: Stripe,
-    pieces: Vec<Piece>,
+    pub(super) pieces: Vec<Piece>,
     sources: Vec<Source>,
     /// Pieces of other requests, set aside because the band as a whole could not be had; their turn comes later.
     aside: Vec<(Piece, Source)>,
@@ -181,7 +190,7 @@ struct Op {
     /// The blocks at the edges of unaligned writes, read before the write is planned.
     edges: Vec<Piece>,
     reading_edges: bool,
-    plan: Plan,
+    pub(super) plan: Plan,
     faults: Vec<Fault>,
     /// The epoch in which what could not be read was given a second chance.
     looked_again: Option<u64>,
@@ -198,25 +207,25 @@ struct Op {
     begun: Option<u64>,
     ended: Option<u64>,
     /// Who took the writes (or flushes), in their order; and who failed to.
-    holders: Vec<Holder>,
-    failed: Vec<(Slot, Holder)>,
+    pub(super) holders: Vec<Holder>,
+    pub(super) failed: Vec<(Slot, Holder)>,
     /// Which writes failed, by their place in the plan.
-    failed_writes: Vec<u32>,
+    pub(super) failed_writes: Vec<u32>,
     /// The slots whose writes went out with FUA.
     stable: SlotSet,
     /// What has to be on record before the reply.
     notes: Vec<Note>,
-    mask: u64,
-    locked: bool,
+    pub(super) mask: u32,
+    pub(super) locked: bool,
     /// Must lock although it only reads: an unlocked read was disturbed.
     insist: bool,
     seen: Option<Observed>,
-    counted: bool,
+    pub(super) counted: bool,
     /// The regions it is counted in, where there is a write-intent bitmap.
-    regions: Option<Regions>,
+    pub(super) regions: Option<Regions>,
     lanes: Option<u32>,
     left: u32,
-    fua: bool,
+    pub(super) fua: bool,
     trouble: Option<Trouble>,
 }
 
@@ -400,7 +409,14 @@ impl Engine {
         let cells = usize::from(geometry.cells());
         let slots = usize::from(geometry.slots());
         let request = Active::new(0, Request::Flush);
+        let is_direct = geometry.parities() == 0 && geometry.cells() <= MOST_COPIES;
+        let copies = if is_direct { geometry.cells() } else { 0 };
+        // One for direct writes that failed: all others may be waiting for the rows that these hold.
+        let bands = limits.bands + usize::from(copies > 0);
         Engine {
+            copies,
+            taken: alloc::vec![(Slot(0), Holder(0)); limits.requests * usize::from(copies)],
+            failed_directs: Vec::with_capacity(limits.requests),
             // Replacements have numbers of their own.
             legs: Legs::new(2 * usize::from(geometry.slots())),
             geometry,
@@ -413,11 +429,11 @@ impl Engine {
             uncut: VecDeque::with_capacity(limits.requests),
             direct: alloc::vec![Direct::NONE; limits.requests],
             directs: 0,
-            ops: (0..limits.bands).map(|_| Op::new(cells, slots)).collect(),
-            free_ops: (0..limits.bands as u32).rev().collect(),
-            waiting: VecDeque::with_capacity(limits.bands),
-            holding: Vec::with_capacity(limits.bands),
-            logging: Vec::with_capacity(limits.bands),
+            ops: (0..bands).map(|_| Op::new(cells, slots)).collect(),
+            free_ops: (0..bands as u32).rev().collect(),
+            waiting: VecDeque::with_capacity(bands),
+            holding: Vec::with_capacity(bands),
+            logging: Vec::with_capacity(bands),
             log_flights: alloc::vec![
                 LogFlight { writer: Holder(0), flusher: Holder(0), stamp: 0, begun: 0 };
                 2 * slots
@@ -450,31 +466,33 @@ impl Engine {
             assert!(end.is_some_and(|end| end <= self.geometry.size().0), "request past the end");
         }
         let Some(index) = self.free_requests.pop() else { return Err(request) };
-        // Whose rows are locked or looked at.
-        let first = match request {
-            Request::Write { lba, .. } => Some(lba),
-            Request::Read { lba, .. } if self.geometry.copies() > 1 => Some(lba),
-            _ => None,
-        };
-        if let Some(place) = first.and_then(|lba| self.geometry.locate(lba)) {
-            self.shared.locks.touch(place.stripe);
-        }
         if !matches!(request, Request::Fill { .. }) {
             self.shared.note_request(self.queue);
         }
-        self.requests[index as usize] = Active::new(cookie, request);
+        let active = &mut self.requests[index as usize];
+        *active = Active::new(cookie, request);
+        if let Request::Read { lba, .. } | Request::Write { lba, .. } = request
+            && let Some(place) = self.geometry.locate(lba)
+        {
+            active.place = place;
+            // Its rows will be locked or looked at.
+            if matches!(request, Request::Write { .. }) || self.geometry.copies() > 1 {
+                self.shared.locks.touch(place.stripe);
+            }
+        }
         self.uncut.push_back(index);
         Ok(())
     }
 
     /// Forms bands from what was submitted and starts everything that can start.
     pub fn run(&mut self, port: &mut impl Port) {
+        self.adopt_failed(port);
         self.look_at_held(port);
         loop {
             self.cut(port);
             self.start_waiting(port);
             // What came to its end may have made room.
-            while !self.uncut.is_empty() && !self.free_ops.is_empty() {
+            while !self.uncut.is_empty() && self.has_room_for_band() {
                 self.cut(port);
                 self.start_waiting(port);
             }
@@ -493,7 +511,7 @@ impl Engine {
             return self.complete_log(index, Slot(io as u16), ok, port);
         }
         if index == DIRECT {
-            return self.complete_direct(io as u32, ok, port);
+            return self.complete_direct(io as u32, life, ok, port);
         }
         let Some(op) = self.ops.get_mut(index).filter(|op| op.life == life && op.left > 0) else {
             debug_assert!(false, "completion of nothing");
@@ -539,6 +557,11 @@ impl Engine {
     /// The next finished request.
     pub fn reply(&mut self) -> Option<Reply> {
         self.replies.pop_front()
+    }
+
+    /// Is there a finished request?
+    pub fn has_replies(&self) -> bool {
+        !self.replies.is_empty()
     }
 
     /// Nothing submitted is unfinished (replies may still wait to be taken).
@@ -703,12 +726,25 @@ impl Engine {
     }
 
     fn take_op(&mut self, kind: Kind, stripe: Stripe) -> Option<u32> {
+        if !self.has_room_for_band() {
+            return None;
+        }
+        self.take_any_op(kind, stripe)
+    }
+
+    /// Is there a free operation but for the one that failed direct writes need?
+    fn has_room_for_band(&self) -> bool {
+        self.free_ops.len() > self.ops.len() - self.limits.bands
+    }
+
+    /// The same, and if it is the last.
+    pub(super) fn take_any_op(&mut self, kind: Kind, stripe: Stripe) -> Option<u32> {
         let index = self.free_ops.pop()?;
         self.ops[index as usize].reset(kind, stripe);
         Some(index)
     }
 
-    fn attach(&mut self, op: u32, request: Option<u32>, memory: Bytes, keep: Keep) {
+    pub(super) fn attach(&mut self, op: u32, request: Option<u32>, memory: Bytes, keep: Keep) {
         self.ops[op as usize].sources.push(Source { request, memory, keep });
         if let Some(request) = request {
             self.requests[request as usize].left += 1;
@@ -967,7 +1003,7 @@ impl Engine {
 
     /// All writes are done. If one failed, the member is reported and the reply held; so it is if blocks that were bad are
     /// good now, until that is on record.
-    fn scattered(&mut self, index: usize, port: &mut impl Port) {
+    pub(super) fn scattered(&mut self, index: usize, port: &mut impl Port) {
         if self.ops[index].kind == Kind::Flush {
             self.flush_ended(index, port);
             if !self.is_flush_believed(index, port) {

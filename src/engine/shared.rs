@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
+    Ordering::{Relaxed, Release, SeqCst},
 };
 
 use super::flushes::Flushes;
@@ -112,18 +112,21 @@ impl Shared {
     /// Counts a write in. False if the LU is not marked dirty on disk yet: then the write is not counted and must wait.
     pub fn begin_write(&self, queue: QueueId) -> bool {
         let gate = &self.gates[queue.0];
-        gate.in_flight.fetch_add(1, SeqCst);
+        // (Nobody else drives the queue meanwhile.)
+        gate.in_flight.swap(gate.in_flight.load(Relaxed) + 1, SeqCst);
         if !self.tracks_intent || self.dirty.load(SeqCst) {
-            gate.total.fetch_add(1, SeqCst);
+            gate.total.store(gate.total.load(Relaxed).wrapping_add(1), Release);
             return true;
         }
-        gate.in_flight.fetch_sub(1, SeqCst);
+        self.end_write(queue);
         false
     }
 
     /// Counts a write out.
     pub fn end_write(&self, queue: QueueId) {
-        self.gates[queue.0].in_flight.fetch_sub(1, SeqCst);
+        let gate = &self.gates[queue.0];
+        // All that the write did comes before. Whoever sees this too late takes it to be under way still.
+        gate.in_flight.store(gate.in_flight.load(Relaxed) - 1, Release);
     }
 
     /// Writes begun since the start, on all queues: unchanged for a while means idle.

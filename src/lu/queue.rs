@@ -4,7 +4,6 @@
 //! for a lock it holds can drive it. [`Queue`] is the face for batched submission with buffers of its own; the blocking
 //! calls of [`Lu`](super::Lu) borrow a cell from the pool.
 
-use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -40,7 +39,6 @@ pub(super) struct Core {
     done: Vec<Done>,
     /// Completions of the owner's own operations.
     pub own: Vec<(u64, bool)>,
-    replies: VecDeque<Reply>,
     queue: QueueId,
 }
 
@@ -98,14 +96,7 @@ impl Core {
         };
         side.look_at_disks();
         let own = Vec::with_capacity(16);
-        Ok(Core {
-            engine,
-            side,
-            done: Vec::with_capacity(256),
-            own,
-            replies: VecDeque::with_capacity(depth),
-            queue,
-        })
+        Ok(Core { engine, side, done: Vec::with_capacity(256), own, queue })
     }
 
     /// See [`Engine::begin_flush`].
@@ -130,11 +121,11 @@ impl Core {
     }
 
     pub(super) fn has_replies(&self) -> bool {
-        !self.replies.is_empty()
+        self.engine.has_replies()
     }
 
     pub(super) fn reply(&mut self) -> Option<Reply> {
-        self.replies.pop_front()
+        self.engine.reply()
     }
 
     /// Runs the engine until nothing more moves. With `wait`, sleeps once for a completion or a wake.
@@ -144,13 +135,11 @@ impl Core {
             self.engine.run(&mut self.side);
             let mut moved = self.finish_instant();
             self.side.disks.kick();
-            self.collect();
-            let sleep = wait.take().filter(|_| !moved && self.replies.is_empty());
+            let sleep = wait.take().filter(|_| !moved && !self.has_replies());
             // Who is woken after the engine has looked has to have it look again.
             moved |= self.side.disks.reap(&mut self.done, sleep);
             moved |= self.deliver();
             moved |= self.finish_instant();
-            self.collect();
             // (What is idle does not need to be asked again.)
             if !moved || self.engine.is_idle() {
                 break;
@@ -158,12 +147,6 @@ impl Core {
         }
         if std::mem::take(&mut self.side.wakes) {
             self.side.board.wake_queues();
-        }
-    }
-
-    fn collect(&mut self) {
-        while let Some(reply) = self.engine.reply() {
-            self.replies.push_back(reply);
         }
     }
 
@@ -536,7 +519,7 @@ fn run_one(board: &Board, cell: &Arc<Cell>, lba: Lba, memory: Option<Lent>, want
                 break reply;
             }
             core.pump(Some(PATIENCE));
-            if core.replies.is_empty() {
+            if !core.has_replies() {
                 // A row this queue waits for may be held by a queue whose owner is busy elsewhere.
                 board.nudge_cells(Some(cell));
             }
@@ -743,9 +726,11 @@ impl Queue {
         let block = u64::from(self.board.block);
         let end = offset.checked_add(len);
         let size = self.board.geometry.size().bytes();
+        // (A power of two, and no division for each request.)
+        let is_multiple = |bytes: u64| bytes & (block - 1) == 0;
         // An LU whose size is no multiple of the block ends in a shorter one.
-        let is_whole = len.is_multiple_of(block) || end == Some(size);
-        if len == 0 || !offset.is_multiple_of(block) || !is_whole {
+        let is_whole = is_multiple(len) || end == Some(size);
+        if len == 0 || !is_multiple(offset) || !is_whole {
             let text =
                 format!("offset {offset} and length {len} must be multiples of {block} bytes, and not empty");
             return Err(Error::new(ErrorKind::Usage, text));

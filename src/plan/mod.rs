@@ -43,7 +43,7 @@ mod tests;
 
 pub use cost::{Cost, cost, rebuild_cost};
 pub use log::{LOG_ROWS, LogPart, expressible};
-pub use planner::{direct, plan};
+pub use planner::{direct, is_plain_everywhere, plan, write_all_copies};
 pub use stripes::StripeSet;
 pub use view::{Member, Presence, View};
 
@@ -255,6 +255,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Begins anew, for those rows.
+    fn clear(&mut self, stripe: Stripe, rows: Rows) {
+        (self.stripe, self.rows, self.lanes) = (stripe, rows, 0);
+        self.gather.clear();
+        self.fold.clear();
+        self.terms.clear();
+        self.scatter.clear();
+        self.heals.clear();
+        self.log.clear();
+        self.segments.clear();
+    }
+
     /// An empty plan with room for a stripe of `cells` cells, so that planning ordinary requests does not allocate.
     pub fn with_room_for(cells: usize) -> Plan {
         Plan::with_room_for_pieces(cells, 3)

@@ -93,19 +93,11 @@ pub fn plan(
     want: Want<'_>,
     out: &mut Plan,
 ) -> Result<(), Lost> {
-    out.stripe = map.number();
-    out.gather.clear();
-    out.fold.clear();
-    out.terms.clear();
-    out.scatter.clear();
-    out.log.clear();
-    out.segments.clear();
-    out.heals.clear();
-    out.lanes = 0;
-    out.rows = match want {
+    let rows = match want {
         Want::Fill(rows) => rows,
         _ => want.pieces().iter().fold(Rows::default(), |hull, piece| hull.hull(piece.rows)),
     };
+    out.clear(map.number(), rows);
     let logging = want.is_write() && logs(map, view);
     if logging {
         debug_assert!(expressible(want.pieces()), "the log cannot tell that");
@@ -157,9 +149,34 @@ fn read_directly(
 /// Who has all of `piece` as it is, and where; `None` if nobody does who can be told without looking at the rest of the
 /// stripe. `leg` says which copy of a mirror to try first.
 pub fn direct(map: &StripeMap<'_>, view: &View, leg: u16, piece: Piece) -> Option<(Slot, MemberLba)> {
-    let in_sync = copies_agree(map, view, piece.rows.end);
-    let cell = map.cell(good_cell(map, view, &[], leg, in_sync, piece)?);
+    let mut cell = map.cell(piece.data);
+    if map.parities() > 0 || map.cells() == 1 {
+        // The only one.
+        if !is_good(view, &[], cell.slot, cell.at, piece.rows) {
+            return None;
+        }
+    } else {
+        let in_sync = copies_agree(map, view, piece.rows.end);
+        cell = map.cell(good_cell(map, view, &[], leg, in_sync, piece)?);
+    }
     Some((cell.slot, cell.at + Sectors(u64::from(piece.rows.start))))
+}
+
+/// Is every copy of `rows` good, and nobody about to replace its disk? Then a write of whole blocks is the same write to each of
+/// them, and nothing else.
+pub fn is_plain_everywhere(map: &StripeMap<'_>, view: &View, rows: Rows) -> bool {
+    (0..map.cells()).all(|cell| is_plain(map, view, &[], cell, rows))
+}
+
+/// The plan of that: the first piece of the client's, to all copies.
+pub fn write_all_copies(map: &StripeMap<'_>, rows: Rows, out: &mut Plan) {
+    out.clear(map.number(), rows);
+    let copy = |cell: u16| {
+        let place = map.cell(cell);
+        let at = place.at + Sectors(u64::from(rows.start));
+        Io { slot: place.slot, cell, at, rows, buf: Buf { base: Base::Client(0), sector: 0 } }
+    };
+    out.scatter.extend((0..map.cells()).map(copy));
 }
 
 /// The common small write, without looking at the rest of the stripe: some rows of one data cell, in one piece or several
