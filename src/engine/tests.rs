@@ -1547,6 +1547,22 @@ fn a_failed_write_is_held_until_the_survivors_say_so() {
     }
 }
 
+/// Bands may all wait for the rows of a write that was sent without one: when it fails, there is room for it still.
+#[test]
+fn a_direct_write_that_fails_needs_no_free_band() {
+    let limits = Limits { requests: 8, bands: 1, band_rows: 16, block: 1, read_only: false };
+    let mut sim = Sim::with(geometry(KINDS[1], 16, 6), 1, limits, u32::MAX / 2, Random(7), false);
+    sim.world.shared.set_dirty();
+    sim.world.disks[1].dead = true;
+    let asked = [0; 3].map(|_| sim.ask(0, Wish::Write { first: 0, count: 4, fua: false }));
+    settle_without_keeper(&mut sim);
+    assert!(asked.iter().all(|&n| sim.asked[n].result.is_none()), "acknowledged too early");
+    sim.world.keep();
+    settle_without_keeper(&mut sim);
+    assert!(asked.iter().all(|&n| sim.asked[n].result == Some(Ok(()))));
+    sim.verify();
+}
+
 #[test]
 fn a_held_write_fails_when_nothing_can_be_recorded() {
     let mut sim = plain(RAID5);
