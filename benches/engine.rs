@@ -115,7 +115,14 @@ impl Rig {
         shared.set_dirty();
         let view = Arc::new(View::healthy(slots));
         let queue = shared.join().expect("the first queue");
-        let limits = Limits { requests: BATCH, bands: 64, band_rows: 128, block: 8, read_only: false };
+        let limits = Limits {
+            requests: BATCH,
+            bands: 64,
+            band_rows: 128,
+            block: 8,
+            read_only: false,
+            unsummed: u64::MAX,
+        };
         let size = geometry.size().0;
         let engine = Engine::new(geometry, shared, queue, view.clone(), limits);
         Rig { engine, port: Instant { done: Vec::with_capacity(1024), view }, size, state: 1 }

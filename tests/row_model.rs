@@ -319,7 +319,8 @@ impl Model {
         let shared = Arc::new(Shared::new(geometry, 1, 0));
         shared.set_dirty();
         let queue = shared.join().unwrap();
-        let limits = Limits { requests: 4, bands: 4, band_rows: 8, block: 8, read_only: false };
+        let limits =
+            Limits { requests: 4, bands: 4, band_rows: 8, block: 8, read_only: false, unsummed: u64::MAX };
         let engine = Engine::new(geometry.clone(), shared, queue, world.view.clone(), limits);
         let allowed = (0..DATA).map(|_| vec![0]).collect();
         let without = |lost: usize| {

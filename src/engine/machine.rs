@@ -43,6 +43,9 @@ pub struct Limits {
     pub block: u32,
     /// Nothing may be written, not even a repair.
     pub read_only: bool,
+    /// Bytes that may be under way to be summed up before no more are asked for. Where disks answer while they are asked,
+    /// having more under way gains nothing, and what was read should be in the CPU's cache still when it is summed up.
+    pub unsummed: u64,
 }
 
 /// One queue's engine.
@@ -88,6 +91,8 @@ pub struct Engine {
     replies: VecDeque<Reply>,
     pub(super) legs: Legs,
     asleep_for_locks: bool,
+    /// Bytes that are being read to be summed up.
+    unsummed: u64,
     /// Since the waiting operations were looked at last.
     something_ended: bool,
 }
@@ -197,6 +202,8 @@ pub(super) struct Op {
     fault_seen: bool,
     /// The log is to be told of it.
     told: bool,
+    /// Bytes that are being read to be summed up.
+    unsummed: u64,
     /// Redundancy agreed when it was planned.
     in_sync: bool,
     /// The slot with its parity, and its number in that slot's log, once the log knows of it.
@@ -247,6 +254,7 @@ impl Op {
             looked_again: None,
             fault_seen: false,
             told: false,
+            unsummed: 0,
             in_sync: false,
             log: None,
             stamp: 0,
@@ -446,6 +454,7 @@ impl Engine {
             awaits_flushes: false,
             replies: VecDeque::with_capacity(limits.requests),
             asleep_for_locks: false,
+            unsummed: 0,
             something_ended: false,
         }
     }
@@ -756,7 +765,7 @@ impl Engine {
     fn start_waiting(&mut self, port: &mut impl Port) {
         self.try_waiting(port);
         let lock = |&index: &u32| self.ops[index as usize].state == State::Lock;
-        let blocked = self.waiting.iter().any(lock);
+        let blocked = !self.has_enough_to_sum() && self.waiting.iter().any(lock);
         if blocked && !self.asleep_for_locks {
             // Announce, then look once more: a lock given back in between would wake nobody.
             self.shared.locks.sleep();
@@ -774,11 +783,17 @@ impl Engine {
         while core::mem::take(&mut self.something_ended) {
             for _ in 0..self.waiting.len() {
                 let Some(index) = self.waiting.pop_front() else { break };
-                if !self.start(index as usize, port) {
+                // (All take their turn, so that they stay in order.)
+                if self.has_enough_to_sum() || !self.start(index as usize, port) {
                     self.waiting.push_back(index);
                 }
             }
         }
+    }
+
+    /// Then what waits is started when that is done.
+    fn has_enough_to_sum(&self) -> bool {
+        self.unsummed >= self.limits.unsummed
     }
 
     /// Takes an operation from its waiting state as far as it goes; false if it has to wait on.
@@ -898,6 +913,10 @@ impl Engine {
         let news = op.kind.is_write() || !op.in_sync;
         op.told = self.view.logs && news && op.kind != Kind::Read && !op.reading_edges;
         op.left = op.plan.gather.len() as u32;
+        if !op.plan.fold.is_empty() {
+            op.unsummed = op.plan.gather.iter().map(|io| u64::from(io.rows.len()) * SECTOR).sum();
+            self.unsummed += op.unsummed;
+        }
         let tag = tag(index, op.life);
         for (i, io) in op.plan.gather.iter().enumerate() {
             let bytes = resolve(op, block, io.buf, io.rows.len());
@@ -922,6 +941,7 @@ impl Engine {
     fn gathered(&mut self, index: usize, port: &mut impl Port) {
         let block = self.limits.block;
         let op = &mut self.ops[index];
+        self.unsummed -= core::mem::take(&mut op.unsummed);
         if core::mem::take(&mut op.fault_seen) {
             if !self.geometry.is_redundant() {
                 let slot = op.faults.pop().map(|fault| fault.slot);

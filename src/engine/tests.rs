@@ -784,8 +784,9 @@ impl Sim {
         let least = if logs { LOG_ROWS.into() } else { block };
         let band_rows = (1 + random.below(unit / least)) * least;
         let most_lent = (random.below(4) * 64 * SECTOR) as u32;
-        let limits =
-            Limits { requests, bands, band_rows: band_rows as u32, block: block as u32, read_only: false };
+        let (band_rows, block) = (band_rows as u32, block as u32);
+        let unsummed = [u64::MAX, 1, 1 + random.below(64) * SECTOR][random.below(3) as usize];
+        let limits = Limits { requests, bands, band_rows, block, read_only: false, unsummed };
         let fua = [0, u64::MAX, random.next()][random.below(3) as usize];
         let mut sim = Sim::with(geometry, engines, limits, most_lent, random, logs);
         sim.world.fua = fua;
@@ -1091,7 +1092,8 @@ impl Sim {
         let shared = Arc::new(Shared::new(&self.world.geometry, 1, view.epoch));
         let size = self.world.geometry.size();
         let unit = self.world.geometry.unit().0.min(64) as u32;
-        let limits = Limits { requests: 1, bands: 4, band_rows: unit, block: 1, read_only: true };
+        let limits =
+            Limits { requests: 1, bands: 4, band_rows: unit, block: 1, read_only: true, unsummed: u64::MAX };
         let view = Arc::new(view);
         let queue = shared.join().unwrap();
         let mut engine = Engine::new(self.world.geometry.clone(), shared, queue, view.clone(), limits);
@@ -1396,7 +1398,8 @@ const RAID5: Kind = Kind { level: Level::Raid5, layout: "left-symmetric", slots:
 
 /// One engine with plenty of everything, marked dirty. Chunk of 16 sectors, block of one.
 fn plain(kind: Kind) -> Sim {
-    let limits = Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false };
+    let limits =
+        Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
     let sim = Sim::with(geometry(kind, 16, 6), 1, limits, u32::MAX / 2, Random(7), false);
     sim.world.shared.set_dirty();
     sim
@@ -1442,7 +1445,8 @@ fn a_small_write_costs_what_it_must() {
 
 /// [`plain`] with a log.
 fn logged() -> Sim {
-    let limits = Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false };
+    let limits =
+        Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
     let sim = Sim::with(geometry(RAID5, 16, 6), 1, limits, u32::MAX / 2, Random(7), true);
     sim.world.shared.set_dirty();
     sim
@@ -1550,7 +1554,8 @@ fn a_failed_write_is_held_until_the_survivors_say_so() {
 /// Bands may all wait for the rows of a write that was sent without one: when it fails, there is room for it still.
 #[test]
 fn a_direct_write_that_fails_needs_no_free_band() {
-    let limits = Limits { requests: 8, bands: 1, band_rows: 16, block: 1, read_only: false };
+    let limits =
+        Limits { requests: 8, bands: 1, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
     let mut sim = Sim::with(geometry(KINDS[1], 16, 6), 1, limits, u32::MAX / 2, Random(7), false);
     sim.world.shared.set_dirty();
     sim.world.disks[1].dead = true;
@@ -1611,7 +1616,8 @@ fn only_requests_for_lost_places_fail() {
 
 #[test]
 fn a_full_engine_says_so() {
-    let limits = Limits { requests: 2, bands: 1, band_rows: 8, block: 1, read_only: false };
+    let limits =
+        Limits { requests: 2, bands: 1, band_rows: 8, block: 1, read_only: false, unsummed: u64::MAX };
     let mut sim = Sim::with(geometry(RAID5, 16, 6), 1, limits, 0, Random(1), false);
     let flush = Request::Flush;
     assert!(sim.engines[0].submit(0, flush).is_ok() && sim.engines[0].submit(1, flush).is_ok());

@@ -29,6 +29,9 @@ pub(super) const SCRATCH: usize = 8 << 20;
 /// Bands in flight in one queue.
 const BANDS: usize = 64;
 
+/// Bytes under way to be summed up where all disks answer while they are asked: a part of an L2 cache.
+const CACHED: u64 = 512 << 10;
+
 /// How long a waiter sleeps before it looks whether it should drive other queues.
 const PATIENCE: Duration = Duration::from_millis(10);
 
@@ -78,9 +81,11 @@ impl Core {
         }
         let band_rows = (fair.min(unit) / step * step).max(step) as u32;
         let scratch = board.scratch.max(2 * lanes * band_rows as usize * SECTOR as usize + (1 << 16));
-        let limits =
-            Limits { requests: depth.max(1), bands: BANDS, band_rows, block, read_only: board.read_only };
         let health = board.health();
+        let mut members = health.wires.iter().flatten().map(|wire| wire.disk);
+        let unsummed = if members.all(|disk| board.backend.info(disk).inline) { CACHED } else { u64::MAX };
+        let (requests, read_only) = (depth.max(1), board.read_only);
+        let limits = Limits { requests, bands: BANDS, band_rows, block, read_only, unsummed };
         let engine = Engine::new(geometry, board.shared.clone(), queue, health.view.clone(), limits);
         let disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
         let mut side = Side {
