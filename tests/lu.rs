@@ -222,6 +222,59 @@ fn every_level_gives_back_what_was_written_also_without_the_disks_it_can_lose() 
     }
 }
 
+/// Buffers of a queue's own are buffers like others: for other queues and LUs, and when the queue is gone.
+#[test]
+fn buffers_of_a_queue_go_round_and_outlive_it() {
+    let polled = IoMode::Polled { idle: std::time::Duration::from_millis(1) };
+    for mode in [IoMode::Auto, IoMode::Uring, polled] {
+        // (Direct I/O is what memory is registered for, and there is none to files in memory.)
+        let dirs = [(); 2].map(|()| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let lus = [Level::Raid5, Level::Raid0].iter().zip(&dirs).map(|(&level, dir)| {
+            let shape = SHAPES.iter().find(|shape| shape.level == level && shape.missing == 0).unwrap();
+            make(dir.path(), shape, mode).0
+        });
+        let lus: Vec<Lu> = lus.collect();
+        let mut queue = lus[0].queue(8).unwrap();
+        let mut buffers = queue.buffers(8, 12 << 10).unwrap();
+        assert_eq!(queue.buffers(usize::MAX, 4096).unwrap_err().kind(), ErrorKind::Usage);
+        for (turn, lu) in (1u8..).zip([&lus[0], &lus[1], &lus[0], &lus[1]]) {
+            if turn == 3 {
+                // The first one's rings and pools go; what they had registered is still in use.
+                drop(std::mem::replace(&mut queue, lu.queue(8).unwrap()));
+            } else if turn > 1 {
+                queue = lu.queue(8).unwrap();
+            }
+            for (n, mut buffer) in (0u8..).zip(std::mem::take(&mut buffers)) {
+                buffer.fill(turn * 10 + n);
+                queue.write(n.into(), buffer, u64::from(n) * (12 << 10), n % 2 == 0).unwrap();
+            }
+            let mut done = Vec::new();
+            while queue.in_flight() > 0 {
+                queue.poll(&mut done, Some(std::time::Duration::from_millis(100)));
+            }
+            for completion in done.drain(..) {
+                completion.result.unwrap();
+                let (n, mut buffer) = (completion.cookie, completion.buffer.unwrap());
+                buffer.fill(0);
+                queue.read(n, buffer, n * (12 << 10)).unwrap();
+            }
+            while queue.in_flight() > 0 {
+                queue.poll(&mut done, Some(std::time::Duration::from_millis(100)));
+            }
+            done.sort_by_key(|completion| completion.cookie);
+            for completion in done {
+                let (n, buffer) = (completion.cookie as u8, completion.buffer.unwrap());
+                assert!(buffer.iter().all(|&byte| byte == turn * 10 + n), "{mode:?} {turn} {n}");
+                buffers.push(buffer);
+            }
+            lu.flush().unwrap();
+        }
+        drop(queue);
+        lus.into_iter().for_each(|lu| lu.stop().unwrap());
+        assert!(buffers.iter().all(|buffer| buffer[0] >= 40));
+    }
+}
+
 #[test]
 fn degraded_writes_survive() {
     for shape in SHAPES.iter().filter(|s| s.missing == 0 && s.level.md_number() > 0) {

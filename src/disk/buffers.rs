@@ -26,23 +26,38 @@
 //!    ranges a disk reads into. An [`IoBuf`] gives access to its own range only.
 //! 4. An [`IoBuf`] that is never handed back keeps its range in flight for ever, and a `Memory` dropped with
 //!    ranges in flight leaks what lies under them. So the pointer in an `IoBuf` never dangles.
+//!
+//! And with memory that a ring has registered: the kernel knows the pages of an [`Arena`] then, not its addresses.
+//! Were the mapping taken away and something else mapped there, a transfer to the same address would go to the old
+//! pages, and nobody would notice.
+//!
+//! 5. Only arenas are registered. An arena's mapping is made once, never changed, and taken away when its last
+//!    handle goes. Each buffer cut from it has a handle, and so has each ring from before it registers a piece of
+//!    it until after it has taken the piece back or is closed. So as long as a ring takes an address for
+//!    registered, the same pages are there, whatever is dropped first, and no other memory can have that address.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::parity::{Kernels, Source, Target};
 
 /// Bytes from which on a buffer is a mapping of its own: what is never touched costs nothing then, while an allocator
 /// that has to align writes its zeroes. (Smaller ones come and go, and are better used again.)
 const MAPPED: usize = 4 << 20;
+
+/// A huge page, in bytes. Mappings of [`MAPPED`] bytes and more are made of them, where the system has some.
+const HUGE: usize = 2 << 20;
 
 /// Alignment of memory made here, and the granularity of the pool, in bytes.
 pub const ALIGN: usize = 4096;
@@ -250,6 +265,12 @@ impl Memory {
     /// Bytes free in the pool; an allocation of that size may still fail if they are scattered.
     pub fn pool_free_bytes(&self) -> usize {
         self.pool.free * ALIGN
+    }
+
+    /// The pool's memory, to be [registered](super::Disks::register) by whoever works on it; `None` if it is too small
+    /// to be an arena.
+    pub fn arena(&self) -> Option<&Arena> {
+        self.pool.memory.arena()
     }
 
     /// How many more regions can be inserted or allocated.
@@ -619,10 +640,91 @@ impl fmt::Debug for IoBuf {
 // Where memory comes from
 // -----------------------------------------------------------------------------------------------------------
 
+/// A stretch of memory that buffers are cut from, or a pool. This is a handle: it keeps the memory where it is, and gives
+/// no access to it.
+#[derive(Clone)]
+pub struct Arena(Arc<Mapping>);
+
+/// Zeroed pages of our own.
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    /// What was mapped; `base` is the first place in it that is aligned.
+    mapped: NonNull<u8>,
+    mapped_len: usize,
+    /// In how large pieces it is registered, in bytes.
+    piece: usize,
+}
+
+// SAFETY: it owns its pages, and gives no access to them.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Arena {
+    /// `len` bytes, not zero, registered whole or in pieces of a power of two.
+    fn new(len: usize, piece: usize) -> io::Result<Arena> {
+        let huge = len >= MAPPED && !cfg!(miri);
+        let slack = if huge { HUGE } else { 0 };
+        let mapped_len = len.checked_next_multiple_of(ALIGN).and_then(|len| len.checked_add(slack));
+        let mapped_len = mapped_len.ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let mapped = unsafe {
+            mmap_anonymous(null_mut(), mapped_len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+        };
+        let mapped = NonNull::new(mapped?.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let skipped = if huge { mapped.as_ptr().align_offset(HUGE).min(slack) } else { 0 };
+        // SAFETY: there is that much more than `len`.
+        let base = unsafe { mapped.add(skipped) };
+        if huge {
+            // SAFETY: inside the mapping, which is changed in nothing but how it is made of pages.
+            let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxHugepage) };
+        }
+        Ok(Arena(Arc::new(Mapping { base, len, mapped, mapped_len, piece })))
+    }
+
+    /// From its first address to behind its last.
+    pub(super) fn addresses(&self) -> Range<usize> {
+        let start = self.0.base.as_ptr().expose_provenance();
+        start..start + self.0.len
+    }
+
+    /// In how large pieces it is to be registered: a power of two, at least its length if it is one piece.
+    pub(super) fn piece(&self) -> usize {
+        self.0.piece
+    }
+
+    /// The same memory?
+    pub(super) fn is(&self, other: &Arena) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Has everybody else let go of it? Then nobody can take hold of it again.
+    pub(super) fn is_left(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arena({} bytes)", self.0.len)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `Arena::new` with this length; the last handle has gone, and with it all buffers.
+        let unmapped = unsafe { munmap(self.mapped.as_ptr().cast(), self.mapped_len) };
+        debug_assert!(unmapped.is_ok(), "a mapping of our own");
+    }
+}
+
 /// A buffer of its own: zeroed when made, aligned to 4096 bytes, a multiple of 512 bytes long.
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
     len: usize,
+    /// Where the memory is; `None` if it is the allocator's.
+    arena: Option<Arena>,
 }
 
 // SAFETY: it owns its memory, like a `Box<[u8]>`.
@@ -638,20 +740,51 @@ impl AlignedBuf {
     pub fn new(len: usize) -> AlignedBuf {
         let len = len.checked_next_multiple_of(512).expect("a buffer fits the address space");
         if len == 0 {
-            return AlignedBuf { ptr: NonNull::<Page>::dangling().cast(), len };
+            return AlignedBuf { ptr: NonNull::<Page>::dangling().cast(), len, arena: None };
         }
         let layout = AlignedBuf::layout(len);
-        let ptr = if len >= MAPPED {
-            // SAFETY: a new mapping, wherever the kernel likes.
-            let mapped = unsafe {
-                mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
-            };
-            mapped.unwrap_or(null_mut()).cast()
-        } else {
-            // SAFETY: the layout is not of size zero.
-            unsafe { alloc_zeroed(layout) }
+        if len >= MAPPED {
+            let Ok(arena) = Arena::new(len, HUGE) else { handle_alloc_error(layout) };
+            return AlignedBuf { ptr: arena.0.base, len, arena: Some(arena) };
+        }
+        // SAFETY: the layout is not of size zero.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let ptr = NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout));
+        AlignedBuf { ptr, len, arena: None }
+    }
+
+    /// `count` zeroed buffers of `len` bytes, rounded up to 512, cut from one [`Arena`]. Its memory is given back when the
+    /// last of them, and of the rings that have [registered](super::Disks::register) it, is gone.
+    ///
+    /// # Errors
+    /// [`Usage`](ErrorKind::Usage) if that does not fit the address space, [`Io`](ErrorKind::Io) if the system has no memory.
+    pub fn several(count: usize, len: usize) -> Result<Vec<AlignedBuf>> {
+        let each = len.checked_next_multiple_of(512);
+        let step = each.and_then(|each| each.checked_next_multiple_of(ALIGN));
+        let whole =
+            step.and_then(|step| step.checked_mul(count)).filter(|&whole| whole <= isize::MAX as usize / 2);
+        let (Some(len), Some(step), Some(whole)) = (each, step, whole) else {
+            let text = format!("{count} buffers of {len} bytes do not fit the address space");
+            return Err(Error::new(ErrorKind::Usage, text));
         };
-        AlignedBuf { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), len }
+        if whole == 0 {
+            return Ok((0..count).map(|_| AlignedBuf::new(0)).collect());
+        }
+        let arena = Arena::new(whole, whole.next_power_of_two()).map_err(|error| {
+            let text = format!("no memory for {count} buffers of {len} bytes: {error}");
+            Error::new(ErrorKind::Io, text).with_source(error)
+        })?;
+        let cut = |index| {
+            // SAFETY: `index` is below `count`, so that this and the `len` bytes after it are inside.
+            let ptr = unsafe { arena.0.base.add(index * step) };
+            AlignedBuf { ptr, len, arena: Some(arena.clone()) }
+        };
+        Ok((0..count).map(cut).collect())
+    }
+
+    /// What it is cut from; `None` if it is memory of the allocator's.
+    pub fn arena(&self) -> Option<&Arena> {
+        self.arena.as_ref()
     }
 
     fn layout(len: usize) -> Layout {
@@ -667,11 +800,8 @@ const _: () = assert!(align_of::<Page>() == ALIGN);
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.len >= MAPPED {
-            // SAFETY: mapped in `new` with this length.
-            let unmapped = unsafe { munmap(self.ptr.as_ptr().cast(), self.len) };
-            debug_assert!(unmapped.is_ok(), "a mapping of our own");
-        } else if self.len > 0 {
+        // (What is an arena's goes with its last handle.)
+        if self.arena.is_none() && self.len > 0 {
             // SAFETY: allocated in `new` with this layout.
             unsafe { dealloc(self.ptr.as_ptr(), AlignedBuf::layout(self.len)) };
         }
@@ -920,6 +1050,34 @@ mod tests {
         assert_eq!((&buf[100..105], buf.len()), (&b"hello"[..], 8192));
         assert!(panics(|| memory.zero(span(region, 0, 1))), "a stale name is noticed");
         assert!(AlignedBuf::new(0).is_empty());
+    }
+
+    #[test]
+    fn buffers_of_an_arena_are_apart_and_keep_it() {
+        let mut buffers = AlignedBuf::several(3, 1000).unwrap();
+        for (buffer, fill) in buffers.iter_mut().zip(1..) {
+            assert!(buffer.len() == 1024 && buffer.as_ptr().addr().is_multiple_of(ALIGN));
+            assert!(buffer.iter().all(|&byte| byte == 0));
+            buffer.fill(fill);
+        }
+        let arena = buffers[0].arena().unwrap().clone();
+        let range = arena.addresses();
+        assert_eq!(range.len(), 3 * ALIGN);
+        assert!(buffers.iter().all(|buffer| range.contains(&buffer.as_ptr().addr())));
+        let last = buffers.pop().unwrap();
+        drop(buffers);
+        assert!(!arena.is_left() && last.iter().all(|&byte| byte == 3));
+        drop(last);
+        assert!(arena.is_left());
+        assert!(AlignedBuf::several(0, 512).unwrap().is_empty());
+        assert!(AlignedBuf::several(2, 0).unwrap().iter().all(|buffer| buffer.is_empty()));
+        for (count, len) in [(usize::MAX, 4096), (2, usize::MAX), (1 << 40, 1 << 40)] {
+            assert_eq!(AlignedBuf::several(count, len).unwrap_err().kind(), ErrorKind::Usage);
+        }
+        let large = AlignedBuf::new(MAPPED);
+        let arena = large.arena().unwrap();
+        assert!(cfg!(miri) || arena.addresses().start.is_multiple_of(HUGE));
+        assert!(Memory::new(1, MAPPED).arena().is_some() && Memory::new(1, ALIGN).arena().is_none());
     }
 
     #[test]

@@ -54,6 +54,14 @@ pub enum IoMode {
     Uring,
     /// Plain system calls.
     Plain,
+    /// [`Auto`](IoMode::Auto), and a thread of the kernel's for each queue that takes what is submitted (`SQPOLL`), so that
+    /// submitting costs no system call. The thread has a CPU to itself while there is work and for `idle` after it
+    /// (in whole milliseconds, at least one), then it sleeps: for machines with CPUs to spare. Where the kernel refuses
+    /// the thread, the queue goes without.
+    Polled {
+        /// How long the thread looks for more.
+        idle: Duration,
+    },
 }
 
 /// An open file or block device.
@@ -445,6 +453,12 @@ impl FileBackend {
         self.files.get(id)
     }
 
+    /// A queue with a ring, to be asked about it.
+    #[cfg(test)]
+    pub(super) fn ring(&self, depth: usize) -> io::Result<UringQueue> {
+        UringQueue::open(self.files.clone(), depth, true, None)
+    }
+
     /// [`Backend::queue`] with a mode of its own.
     ///
     /// # Errors
@@ -452,12 +466,18 @@ impl FileBackend {
     pub fn open_queue(&self, depth: usize, mode: IoMode) -> Result<Box<dyn Disks>> {
         let plain =
             || Ok(Box::new(InlineQueue::new(Plain::new(self.files.clone()), depth)?) as Box<dyn Disks>);
-        if mode == IoMode::Plain || mode == IoMode::Auto && self.files.all_inline() {
+        let (insist, polled) = match mode {
+            IoMode::Plain => return plain(),
+            IoMode::Auto => (false, None),
+            IoMode::Uring => (true, None),
+            IoMode::Polled { idle } => (false, Some(idle)),
+        };
+        if !insist && self.files.all_inline() {
             return plain();
         }
-        match UringQueue::open(self.files.clone(), depth, mode == IoMode::Uring) {
+        match UringQueue::open(self.files.clone(), depth, insist, polled) {
             Ok(queue) => Ok(Box::new(queue)),
-            Err(_) if mode == IoMode::Auto => plain(),
+            Err(_) if !insist => plain(),
             Err(e) => Err(Error::new(ErrorKind::Io, format!("cannot set up io_uring: {e}")).with_source(e)),
         }
     }

@@ -34,6 +34,7 @@ pub mod traced;
 
 pub(crate) mod bell;
 mod inline;
+mod pins;
 mod plain;
 mod runs;
 mod slots;
@@ -47,9 +48,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use blocking::Blocking;
-pub use buffers::{AlignedBuf, IoBuf, Lent, Memory, RegionId, Span, lend, lend_const};
+pub use buffers::{AlignedBuf, Arena, IoBuf, Lent, Memory, RegionId, Span, lend, lend_const};
 pub use file::{Access, FileBackend, FileDisk, Identity, IoMode};
 pub use memory::MemoryBackend;
+pub use pins::MOST_PINNED;
 pub use runs::Transfers;
 
 use crate::engine::Wake;
@@ -92,6 +94,25 @@ pub trait Disks: Send {
     /// complete. A file or device is closed when its backend and all queues have let go and nothing is in
     /// flight.
     fn detach(&mut self, id: DiskId);
+
+    /// Tells of memory that operations will lie in again and again, so that a ring can register it: the kernel then finds
+    /// and pins its pages once and not for each transfer of a disk with direct I/O. Registered is what is used, up to
+    /// [`MOST_PINNED`] bytes in a queue; all the rest works as before, also where the system allows less or
+    /// nothing (of `RLIMIT_MEMLOCK`, a process uses a quarter). Memory that is registered stays mapped until the queue is closed, or until
+    /// other memory is registered after its last user has gone.
+    fn register(&mut self, memory: &Arena) {
+        let _ = memory;
+    }
+
+    /// Buffers for operations here: [`AlignedBuf::several`], [registered](Disks::register).
+    ///
+    /// # Errors
+    /// As [`AlignedBuf::several`].
+    fn buffers(&mut self, count: usize, len: usize) -> Result<Vec<AlignedBuf>> {
+        let buffers = AlignedBuf::several(count, len)?;
+        buffers.first().and_then(AlignedBuf::arena).into_iter().for_each(|arena| self.register(arena));
+        Ok(buffers)
+    }
 
     /// Readable when something may be reaped, for poll loops and async runtimes. Disks without asynchronous
     /// I/O complete in [`kick`](Disks::kick) and do not make it readable: reap without waiting before

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::slots::Slots;
-use super::{Backend, DiskId, DiskInfo, Disks, Done, Failure, Op};
+use super::{Arena, Backend, DiskId, DiskInfo, Disks, Done, Failure, Op};
 use crate::engine::Wake;
 use crate::error::Result;
 use crate::units::{DiskLba, SECTOR};
@@ -136,6 +136,10 @@ impl Disks for OverlaidQueue {
 
     fn detach(&mut self, id: DiskId) {
         self.inner.detach(id);
+    }
+
+    fn register(&mut self, memory: &Arena) {
+        self.inner.register(memory);
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -45,14 +45,6 @@ impl Run {
         self.parts.first().map(|(_, op)| op)
     }
 
-    /// The operation, if there is only one.
-    pub(super) fn only(&mut self) -> Option<&mut Op> {
-        match &mut self.parts[..] {
-            [(_, op)] => Some(op),
-            _ => None,
-        }
-    }
-
     pub(super) fn parts_mut(&mut self) -> &mut [(u64, Op)] {
         &mut self.parts
     }
@@ -99,9 +91,29 @@ impl Run {
         }
     }
 
-    /// Its buffers for the kernel: pairs of address and length, laid out as `struct iovec` is. Valid until the
-    /// next call, also if the run moves.
-    pub(super) fn vector(&mut self) -> &[[usize; 2]] {
+    /// Where its buffers begin, if it has some and each goes on where the one before ends.
+    pub(super) fn stretch(&self) -> Option<*mut u8> {
+        let buffer = |(_, op): &(u64, Op)| match op {
+            Op::Read { buf, .. } | Op::Write { buf, .. } => Some((buf.as_ptr(), buf.len())),
+            Op::Zero { .. } | Op::Flush { .. } => None,
+        };
+        let (start, len) = self.parts.first().and_then(buffer)?;
+        let mut end = start.addr() + len;
+        for part in &self.parts[1..] {
+            let (next, len) = buffer(part)?;
+            if next.addr() != end {
+                return None;
+            }
+            end += len;
+        }
+        Some(start)
+    }
+
+    /// Its buffers for the kernel: so many pairs of address and length, laid out as `struct iovec` is. Valid until the next
+    /// call, also if the run moves.
+    pub(super) fn vector(&mut self) -> (*const libc::iovec, u32) {
+        const _: () = assert!(size_of::<[usize; 2]>() == size_of::<libc::iovec>());
+        const _: () = assert!(std::mem::offset_of!(libc::iovec, iov_len) == size_of::<usize>());
         self.vector.clear();
         let buffers = self.parts.iter().filter_map(|(_, op)| match op {
             Op::Read { buf, .. } | Op::Write { buf, .. } => {
@@ -110,7 +122,7 @@ impl Run {
             Op::Zero { .. } | Op::Flush { .. } => None,
         });
         self.vector.extend(buffers);
-        &self.vector
+        (self.vector.as_ptr().cast(), self.vector.len() as u32)
     }
 
     /// The buffers to read into; as many as there are operations.
@@ -372,6 +384,30 @@ mod tests {
         apart.push(0, a);
         apart.push(1, b);
         assert_eq!(tickets(&mut apart, &mut rig), [[0], [1]]);
+    }
+
+    #[test]
+    fn buffers_that_are_neighbours_are_one_stretch() {
+        let (mut rig, mut runs) = (Rig::new(), Runs::new(8, true));
+        let [a, b, c, d] = [0, 8, 16, 24].map(|at| rig.op(false, 0, at, 4096));
+        let (start, apart) = (a.place().unwrap(), rig.op(false, 1, 8, 4096));
+        assert_eq!(start, (DiskLba(0), 4096));
+        for (ticket, op) in [(0, a), (1, b), (2, c), (3, rig.op(false, 1, 0, 4096)), (4, apart), (5, d)] {
+            runs.push(ticket, op);
+        }
+        runs.push(6, Op::Flush { disk: DiskId(0) });
+        let mut stretches = Vec::new();
+        while let Some(mut run) = runs.pop() {
+            let one = run
+                .stretch()
+                .map(|start| start.addr() - rig.0.bytes(rig.0.whole(rig.1).part(0, 0)).as_ptr().addr());
+            stretches.push((run.count(), one));
+            for (_, op) in run.drain() {
+                op.into_buf().into_iter().for_each(|buf| rig.0.done(buf));
+            }
+        }
+        // (The two of disk 1 come from places in the other order.)
+        assert_eq!(stretches, [(4, Some(0)), (2, None), (1, None)]);
     }
 
     #[test]

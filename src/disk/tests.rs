@@ -38,7 +38,9 @@ struct Rig {
 
 impl Rig {
     fn new(backend: &dyn Backend, depth: usize) -> Rig {
-        Rig { queue: backend.queue(depth).unwrap(), memory: Memory::new(256, 8 << 20), out: Vec::new() }
+        let (mut queue, memory) = (backend.queue(depth).unwrap(), Memory::new(256, 8 << 20));
+        queue.register(memory.arena().unwrap());
+        Rig { queue, memory, out: Vec::new() }
     }
 
     /// A region of the pool with each byte `fill`.
@@ -425,6 +427,14 @@ fn uring_keeps_the_promises() {
     }
 }
 
+/// With a thread of the kernel's that is awake, and one that has to be woken again and again.
+#[test]
+fn a_polled_ring_keeps_the_promises() {
+    for idle in [1, 1000].map(Duration::from_millis) {
+        suite(&files(IoMode::Polled { idle }, dirs()[0].path(), true));
+    }
+}
+
 #[test]
 fn uring_keeps_the_promises_through_the_page_cache() {
     if uring_is_allowed() {
@@ -662,4 +672,162 @@ fn lent_memory_is_read_into() {
         drop(rig.memory.remove_lent(region));
     });
     assert_eq!((bytes[0], bytes[511], bytes[512]), (5, 5, 0));
+}
+
+// -----------------------------------------------------------------------------------------------------------
+// Registered memory
+// -----------------------------------------------------------------------------------------------------------
+
+/// Bytes of a buffer.
+const LEN: usize = 64 << 10;
+
+/// A pattern's place and size on a disk are those of buffer `n`.
+fn transfer(disks: &mut dyn Disks, disk: u16, n: usize, write: bool, buffer: AlignedBuf) -> AlignedBuf {
+    let mut memory = Memory::new(1, 0);
+    let region = memory.insert_owned(buffer).unwrap();
+    let (disk, at, span) = (DiskId(disk), DiskLba((n * LEN) as u64 / SECTOR), memory.whole(region));
+    let op = match write {
+        true => Op::Write { disk, at, buf: memory.io_write_from(span), fua: n == 1 },
+        false => Op::Read { disk, at, buf: memory.io_read_into(span) },
+    };
+    disks.submit(0, op);
+    let mut out = Vec::new();
+    while out.is_empty() {
+        disks.reap(&mut out, Some(FOREVER));
+    }
+    let done = out.pop().unwrap();
+    done.result.unwrap();
+    memory.done(done.buf.unwrap());
+    memory.remove_owned(region)
+}
+
+/// Writes each byte of the buffers as `fill` and reads it back into them.
+fn go_round(disks: &mut dyn Disks, disk: u16, fill: u8, buffers: Vec<AlignedBuf>) -> Vec<AlignedBuf> {
+    let turn = |(n, mut buffer): (usize, AlignedBuf)| {
+        buffer.fill(fill);
+        let mut buffer = transfer(disks, disk, n, true, buffer);
+        buffer.fill(!fill);
+        let buffer = transfer(disks, disk, n, false, buffer);
+        assert!(buffer.iter().all(|&byte| byte == fill), "buffer {n} of {fill}");
+        buffer
+    };
+    buffers.into_iter().enumerate().map(turn).collect()
+}
+
+/// Two disks with direct I/O, if there are such and rings may register memory: more of it than the other tests, whose rings
+/// are the same user's, can use up together.
+fn registering(dir: &Path) -> Option<FileBackend> {
+    let backend = files(IoMode::Uring, dir, true);
+    let mut ring = backend.ring(1).ok()?;
+    let mut buffers = ring.buffers((32 << 20) / LEN, LEN).unwrap();
+    buffers.truncate(1);
+    go_round(&mut ring, 0, 1, buffers);
+    (ring.pinned() > 0).then_some(backend)
+}
+
+/// Whatever was dropped and whatever lies where it was: what is on the disk is what is in the buffer.
+#[test]
+fn what_lies_where_registered_memory_was_is_not_taken_for_it() {
+    let dir = &dirs()[0];
+    let Some(backend) = registering(dir.path()) else { return };
+    let mut ring = backend.ring(4).unwrap();
+    let mut kept = Vec::new();
+    for fill in 0..40 {
+        let buffers = ring.buffers(4, LEN).unwrap();
+        let mut buffers = go_round(&mut ring, 0, fill, buffers);
+        if fill % 8 == 0 {
+            kept.extend(buffers.pop().map(|buffer| (fill, buffer)));
+        }
+        drop(buffers);
+        // Not registered, in new mappings and in what the allocator gives.
+        let buffers = AlignedBuf::several(4, LEN).unwrap();
+        drop(go_round(&mut ring, 1, fill + 100, buffers));
+        let buffers = (0..4).map(|_| AlignedBuf::new(LEN)).collect();
+        drop(go_round(&mut ring, 1, fill + 200, buffers));
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap()[..4 * LEN], vec![fill; 4 * LEN]);
+        assert!(ring.pinned() <= (kept.len() + 1) * 4 * LEN, "what nobody uses is let go");
+    }
+    for (fill, buffer) in kept {
+        assert!(buffer.iter().all(|&byte| byte == fill));
+        go_round(&mut ring, 0, !fill, vec![buffer]);
+    }
+}
+
+#[test]
+fn registered_buffers_outlive_their_queue_and_serve_others() {
+    let dirs = [tempfile::tempdir_in(dirs()[0].path().parent().unwrap()).unwrap(), dirs().remove(0)];
+    let [Some(here), Some(there)] = dirs.each_ref().map(|dir| registering(dir.path())) else { return };
+    let mut ring = here.ring(4).unwrap();
+    let buffers = ring.buffers(3, LEN).unwrap();
+    assert_eq!(ring.pinned(), 0, "not before they are used");
+    let buffers = go_round(&mut ring, 0, 1, buffers);
+    assert_eq!(ring.pinned(), 3 * LEN);
+    let (mut other, mut inline) = (there.ring(4).unwrap(), there.open_queue(4, IoMode::Plain).unwrap());
+    let buffers = go_round(&mut other, 0, 2, buffers);
+    assert_eq!(other.pinned(), 0, "never told of them");
+    drop(ring);
+    let buffers = go_round(&mut other, 0, 3, buffers);
+    let buffers = go_round(&mut *inline, 0, 4, buffers);
+    other.register(buffers[0].arena().unwrap());
+    other.register(buffers[2].arena().unwrap());
+    let buffers = go_round(&mut other, 1, 5, buffers);
+    assert_eq!(other.pinned(), 3 * LEN);
+    // The buffers first, or the queue, with transfers in flight or without.
+    let mut memory = Memory::new(3, 0);
+    for buffer in buffers {
+        let region = memory.insert_owned(buffer).unwrap();
+        let span = memory.whole(region);
+        let op = Op::Read { disk: DiskId(0), at: DiskLba(0), buf: memory.io_read_into(span) };
+        other.submit(0, op);
+    }
+    other.kick();
+    drop(memory);
+    drop(other);
+}
+
+/// A pool is registered where it is used, and given back.
+#[test]
+fn pools_are_registered_piece_by_piece() {
+    let dir = &dirs()[0];
+    let Some(backend) = registering(dir.path()) else { return };
+    let mut ring = backend.ring(4).unwrap();
+    for fill in 1..5 {
+        let mut memory = Memory::new(8, 8 << 20);
+        ring.register(memory.arena().unwrap());
+        let mut out = Vec::new();
+        for turn in 1..4 {
+            let region = memory.pool_alloc(2 << 20).unwrap();
+            let span = memory.whole(region).part(0, LEN as u32);
+            memory.bytes_mut(span).fill(fill * 10 + turn);
+            let op =
+                Op::Write { disk: DiskId(0), at: DiskLba(0), buf: memory.io_write_from(span), fua: true };
+            ring.submit(0, op);
+            while out.is_empty() {
+                ring.reap(&mut out, Some(FOREVER));
+            }
+            out.drain(..).for_each(|done| memory.done(done.buf.unwrap()));
+            let bytes = std::fs::read(dir.path().join("a")).unwrap();
+            assert!(bytes[..LEN].iter().all(|&byte| byte == fill * 10 + turn));
+            assert_eq!(ring.pinned(), usize::from(turn) * (2 << 20));
+        }
+    }
+}
+
+#[test]
+fn what_is_pinned_is_bounded() {
+    let Some(backend) = registering(dirs()[0].path()) else { return };
+    let mut ring = backend.ring(4).unwrap();
+    let large = ring.buffers(1, MOST_PINNED + 1).unwrap();
+    assert!(large[0].arena().is_some());
+    let mut held = Vec::new();
+    for fill in 0..100 {
+        let buffers = ring.buffers(2, LEN).unwrap();
+        held.push(go_round(&mut ring, 0, fill, buffers));
+        assert!(ring.pinned() <= MOST_PINNED.min(held.len() * 2 * LEN));
+    }
+    drop(large);
+    held.truncate(1);
+    let buffers = ring.buffers(1, LEN).unwrap();
+    go_round(&mut ring, 0, 0, buffers);
+    assert_eq!(ring.pinned(), 3 * LEN);
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::slots::Slots;
-use super::{Backend, DiskId, DiskInfo, Disks, Done, Failure, Op, OpKind};
+use super::{Arena, Backend, DiskId, DiskInfo, Disks, Done, Failure, Op, OpKind};
 use crate::engine::Wake;
 use crate::error::Result;
 use crate::units::DiskLba;
@@ -248,6 +248,10 @@ impl Disks for TracedQueue {
 
     fn detach(&mut self, id: DiskId) {
         self.inner.detach(id);
+    }
+
+    fn register(&mut self, memory: &Arena) {
+        self.inner.register(memory);
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -12,7 +12,12 @@
 //!
 //! Needs Linux 5.11 (waiting with a timeout); what later kernels offer is used if it is there.
 //!
-//! Neighbouring operations of a kick are one entry with several buffers.
+//! Neighbouring operations of a kick are one entry, with several buffers unless these are neighbours, too. Transfers of one
+//! stretch of [registered](Disks::register) memory, to and from disks with direct I/O, have the kernel pin no pages ([`Pins`]).
+//!
+//! With a thread of the kernel's that takes submissions (`SQPOLL`, [`IoMode::Polled`](super::IoMode::Polled)) a kick costs no
+//! system call while that is awake. Polling for completions (`IOPOLL`) is left out: few devices can, and such a ring takes
+//! neither flushes nor the wake-up poll.
 //!
 //! Room: a submission entry and a completion entry are reserved for each run of operations in the ring and for the
 //! wake-up poll, so neither queue of the ring can overflow. More operations than that wait in front of it.
@@ -25,16 +30,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, Submitter, cqueue, opcode, squeue};
 
 use super::bell::Bell;
 use super::file::{FileDisk, Files};
+use super::pins::Pins;
 use super::plain::{self, PUNCH, Progress, RETRIES, progress};
 use super::runs::{Run, Runs, Transfers};
 use super::slots::Slots;
-use super::{DiskId, Disks, Done, Failure, IoBuf, Op, OpKind};
+use super::{Arena, DiskId, Disks, Done, Failure, Op, OpKind};
 use crate::engine::Wake;
-use crate::units::DiskLba;
 
 /// Operations in the ring at a time, at most; the kernel's own limit is 32768 entries.
 const MOST_IN_RING: usize = 4096;
@@ -43,9 +48,17 @@ const MOST_IN_RING: usize = 4096;
 macro_rules! entry {
     ($asked:expr, $file:expr) => {
         match $asked {
-            Asked::Read(ptr, len, at) => opcode::Read::new($file, ptr, len).offset(at).build(),
-            Asked::Write(ptr, len, at, flags) => {
+            Asked::Read(Stretch { ptr, len, pin: None }, at) => {
+                opcode::Read::new($file, ptr, len).offset(at).build()
+            }
+            Asked::Read(Stretch { ptr, len, pin: Some(pin) }, at) => {
+                opcode::ReadFixed::new($file, ptr, len, pin).offset(at).build()
+            }
+            Asked::Write(Stretch { ptr, len, pin: None }, at, flags) => {
                 opcode::Write::new($file, ptr, len).offset(at).rw_flags(flags).build()
+            }
+            Asked::Write(Stretch { ptr, len, pin: Some(pin) }, at, flags) => {
+                opcode::WriteFixed::new($file, ptr, len, pin).offset(at).rw_flags(flags).build()
             }
             Asked::ReadAll(vector, count, at) => opcode::Readv::new($file, vector, count).offset(at).build(),
             Asked::WriteAll(vector, count, at, flags) => {
@@ -59,10 +72,10 @@ macro_rules! entry {
     };
 }
 
-/// What a flight asks of the kernel: memory, length in bytes (or buffers), place on the disk in bytes, flags.
+/// What a flight asks of the kernel: memory (or how many buffers), place on the disk in bytes, flags.
 enum Asked {
-    Read(*mut u8, u32, u64),
-    Write(*mut u8, u32, u64, i32),
+    Read(Stretch, u64),
+    Write(Stretch, u64, i32),
     ReadAll(*const libc::iovec, u32, u64),
     WriteAll(*const libc::iovec, u32, u64, i32),
     /// Place and length in bytes.
@@ -70,10 +83,11 @@ enum Asked {
     Flush,
 }
 
-/// Address, length and place on the disk (in bytes) of what is left of a transfer of which `done` bytes are
-/// done.
-fn rest(at: DiskLba, buf: &IoBuf, done: usize) -> (*mut u8, u32, u64) {
-    (buf.as_ptr().wrapping_add(done), (buf.len() - done) as u32, at.bytes() + done as u64)
+/// Memory in one piece, and the number by which the ring knows it, if it does.
+struct Stretch {
+    ptr: *mut u8,
+    len: u32,
+    pin: Option<u16>,
 }
 
 /// The flags of a write.
@@ -85,7 +99,11 @@ fn flags(fua: bool) -> i32 {
 const WAKE: u64 = u64::MAX;
 
 pub(super) struct UringQueue {
+    // Before what its registered memory is kept by.
     ring: IoUring,
+    pins: Pins,
+    /// A thread of the kernel's takes submissions.
+    polled: bool,
     files: Arc<Files>,
     disks: Vec<Option<Attached>>,
     /// Length of the ring's table of registered files; zero if there is none.
@@ -114,6 +132,7 @@ struct Attached {
     disk: Arc<FileDisk>,
     target: Target,
     inline: bool,
+    direct: bool,
     /// Operations in the ring or waiting for it.
     in_flight: usize,
     /// Detached: takes no more, and goes when those in flight are back.
@@ -132,6 +151,8 @@ struct Flight {
     run: Run,
     target: Target,
     block: u32,
+    /// Registered memory is worth it.
+    direct: bool,
     /// Bytes transferred so far.
     done: usize,
     /// How often it came back without having got anywhere.
@@ -140,10 +161,16 @@ struct Flight {
 
 impl UringQueue {
     /// Opens a ring for about `depth` operations in flight to all of `files`. With `insist`, no disk is
-    /// served inline.
-    pub(super) fn open(files: Arc<Files>, depth: usize, insist: bool) -> io::Result<UringQueue> {
+    /// served inline. With `polled`, a thread of the kernel's takes submissions, if there may be one, and sleeps after that
+    /// time without any.
+    pub(super) fn open(
+        files: Arc<Files>,
+        depth: usize,
+        insist: bool,
+        polled: Option<Duration>,
+    ) -> io::Result<UringQueue> {
         let depth = depth.clamp(1, MOST_IN_RING);
-        let ring = open_ring((depth as u32 + 1).next_power_of_two())?;
+        let ring = open_ring((depth as u32 + 1).next_power_of_two(), polled)?;
         if !ring.params().is_feature_ext_arg() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's is too old"));
         }
@@ -151,7 +178,9 @@ impl UringQueue {
         let table = (known + 16).next_power_of_two();
         let registered = ring.submitter().register_files_sparse(table as u32).map_or(0, |()| table);
         let mut queue = UringQueue {
+            polled: ring.params().is_setup_sqpoll(),
             ring,
+            pins: Pins::default(),
             disks: Vec::with_capacity(table),
             registered,
             insist,
@@ -176,6 +205,12 @@ impl UringQueue {
         Ok(queue)
     }
 
+    /// Bytes it has pinned.
+    #[cfg(test)]
+    pub(super) fn pinned(&self) -> usize {
+        self.pins.pinned()
+    }
+
     fn attached(&mut self, id: DiskId) -> Option<&mut Attached> {
         self.disks.get_mut(id.index())?.as_mut()
     }
@@ -190,12 +225,13 @@ impl UringQueue {
                 self.ready.extend(run.end(Err(Failure::GONE)));
                 continue;
             };
-            let (target, block) = (attached.target, attached.disk.block());
+            let (target, block, direct) = (attached.target, attached.disk.block(), attached.direct);
             self.flying += run.count();
             run.first().into_iter().for_each(|op| self.did.count(op));
-            let slot = self.flights.insert(Flight { run, target, block, done: 0, retries: 0 });
+            let slot = self.flights.insert(Flight { run, target, block, direct, done: 0, retries: 0 });
             if let Some(flight) = self.flights.get_mut(slot) {
-                push(&mut self.ring.submission(), &flight.entry(slot));
+                let (submitter, mut submission, _) = self.ring.split();
+                push(&mut submission, &flight.entry(slot, &mut self.pins, &submitter));
             }
         }
     }
@@ -205,6 +241,8 @@ impl UringQueue {
         self.launch();
         while !self.ring.submission().is_empty() {
             match self.ring.submit() {
+                // It takes them when it comes to them.
+                Ok(_) if self.polled => return,
                 Ok(_) => {}
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
                 Err(e) => return enter_failed(&e),
@@ -216,7 +254,7 @@ impl UringQueue {
     /// or is to be tried once more, goes in with the next [`hand_over`](Self::hand_over).
     fn collect(&mut self, out: &mut Vec<Done>) -> bool {
         let mut woken = false;
-        let (_, mut submission, completion) = self.ring.split();
+        let (submitter, mut submission, completion) = self.ring.split();
         for answer in completion {
             if answer.user_data() == WAKE {
                 woken = true;
@@ -231,7 +269,7 @@ impl UringQueue {
             let slot = answer.user_data() as usize;
             let Some(flight) = self.flights.get_mut(slot) else { continue };
             match flight.advance(answer.result()) {
-                None => push(&mut submission, &flight.entry(slot)),
+                None => push(&mut submission, &flight.entry(slot, &mut self.pins, &submitter)),
                 Some(result) => {
                     let Some(Flight { mut run, .. }) = self.flights.remove(slot) else { continue };
                     self.flying -= run.count();
@@ -378,8 +416,10 @@ impl Disks for UringQueue {
         let in_table = id.index() < self.registered
             && self.ring.submitter().register_files_update(id.0.into(), &[fd]).is_ok();
         let target = if in_table { Target::Registered(id.0.into()) } else { Target::Plain(fd) };
-        let inline = disk.info().inline && !self.insist;
-        self.disks[id.index()] = Some(Attached { disk, target, inline, in_flight: 0, leaving: false });
+        let info = disk.info();
+        let (inline, direct) = (info.inline && !self.insist, info.direct);
+        self.disks[id.index()] =
+            Some(Attached { disk, target, inline, direct, in_flight: 0, leaving: false });
     }
 
     fn detach(&mut self, id: DiskId) {
@@ -391,6 +431,10 @@ impl Disks for UringQueue {
             self.leaving += 1;
             self.release();
         }
+    }
+
+    fn register(&mut self, memory: &Arena) {
+        self.pins.add(&self.ring.submitter(), memory);
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -412,6 +456,9 @@ impl Drop for UringQueue {
                 Err(e) if !passes(&e) => break,
                 _ => self.collect(&mut out),
             };
+        }
+        if self.flights.len() == 0 {
+            self.pins.end(&self.ring.submitter());
         }
         // A closed ring lets go of its files some time later; claims on them have to end now.
         if self.registered > 0 {
@@ -449,8 +496,8 @@ impl Flight {
     }
 
     /// What is left to do, as an entry for the ring.
-    fn entry(&mut self, slot: usize) -> squeue::Entry {
-        let asked = self.asked();
+    fn entry(&mut self, slot: usize, pins: &mut Pins, submitter: &Submitter<'_>) -> squeue::Entry {
+        let asked = self.asked(pins, submitter);
         let entry = match self.target {
             Target::Registered(index) => entry!(asked, Fixed(index)),
             Target::Plain(fd) => entry!(asked, Fd(fd)),
@@ -458,39 +505,41 @@ impl Flight {
         entry.user_data(slot as u64)
     }
 
-    fn asked(&mut self) -> Asked {
-        let done = self.done;
-        match self.run.only() {
-            Some(Op::Read { at, buf, .. }) => {
-                let (ptr, len, offset) = rest(*at, buf, done);
-                return Asked::Read(ptr, len, offset);
+    fn asked(&mut self, pins: &mut Pins, submitter: &Submitter<'_>) -> Asked {
+        let (direct, done, bytes) = (self.direct, self.done, self.run.bytes());
+        let stretch = self.run.stretch().map(|start| {
+            let (ptr, len) = (start.wrapping_add(done), bytes - done);
+            let pin = if direct { pins.find(submitter, ptr, len) } else { None };
+            Stretch { ptr, len: len as u32, pin }
+        });
+        match (self.run.first(), stretch) {
+            (Some(Op::Read { at, .. }), Some(memory)) => Asked::Read(memory, at.bytes() + done as u64),
+            (Some(Op::Write { at, fua, .. }), Some(memory)) => {
+                Asked::Write(memory, at.bytes() + done as u64, flags(*fua))
             }
-            Some(Op::Write { at, buf, fua, .. }) => {
-                let (ptr, len, offset) = rest(*at, buf, done);
-                return Asked::Write(ptr, len, offset, flags(*fua));
+            (Some(&Op::Read { at, .. }), None) => {
+                let (vector, count) = self.run.vector();
+                Asked::ReadAll(vector, count, at.bytes())
             }
-            Some(Op::Zero { at, sectors, .. }) => return Asked::Zero(at.bytes(), sectors.bytes()),
-            Some(Op::Flush { .. }) => return Asked::Flush,
-            None => {}
-        }
-        let bytes = self.run.bytes() as u64;
-        let vector = self.run.vector();
-        let (vector, count) = (vector.as_ptr().cast::<libc::iovec>(), vector.len() as u32);
-        match self.run.first() {
-            Some(Op::Read { at, .. }) => Asked::ReadAll(vector, count, at.bytes()),
-            Some(Op::Write { at, fua, .. }) => Asked::WriteAll(vector, count, at.bytes(), flags(*fua)),
-            Some(Op::Zero { at, .. }) => Asked::Zero(at.bytes(), bytes),
-            Some(Op::Flush { .. }) | None => Asked::Flush,
+            (Some(&Op::Write { at, fua, .. }), None) => {
+                let (vector, count) = self.run.vector();
+                Asked::WriteAll(vector, count, at.bytes(), flags(fua))
+            }
+            (Some(Op::Zero { at, .. }), _) => Asked::Zero(at.bytes(), bytes as u64),
+            (Some(Op::Flush { .. }) | None, _) => Asked::Flush,
         }
     }
 }
 
-/// A pair of address and length is what the kernel wants.
-const _: () = assert!(size_of::<[usize; 2]>() == size_of::<libc::iovec>());
-const _: () = assert!(std::mem::offset_of!(libc::iovec, iov_len) == size_of::<usize>());
-
-/// A ring with as much of what later kernels offer as this one knows.
-fn open_ring(entries: u32) -> io::Result<IoUring> {
+/// A ring with as much of what later kernels offer as this one knows; with a thread of the kernel's for it if one is wanted
+/// and may be.
+fn open_ring(entries: u32, polled: Option<Duration>) -> io::Result<IoUring> {
+    if let Some(idle) = polled {
+        let idle = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).max(1);
+        if let Ok(ring) = IoUring::builder().setup_cqsize(entries * 2).setup_sqpoll(idle).build(entries) {
+            return Ok(ring);
+        }
+    }
     let mut newest = IoUring::builder();
     newest.setup_cqsize(entries * 2).setup_submit_all().setup_coop_taskrun().setup_taskrun_flag();
     newest.build(entries).or_else(|e| match e.raw_os_error() {
@@ -507,9 +556,10 @@ fn arm_wake(submission: &mut squeue::SubmissionQueue<'_>, bell: &Bell, multishot
 
 /// The only way into the ring: for the entry of a [`Flight`] in the table, or the wake-up poll.
 fn push(submission: &mut squeue::SubmissionQueue<'_>, entry: &squeue::Entry) {
-    // SAFETY: a flight keeps its run's `IoBuf`s, whose memory is valid and its own, and the list of them, until the kernel's completion
-    // takes the flight out of the table; its disk keeps the file open as long. The poll has no memory, and
-    // its descriptor lives as long as the ring's queue.
+    // SAFETY: a flight keeps its run's `IoBuf`s, whose memory is valid and its own, and the list of them, until the kernel's
+    // completion takes the flight out of the table; its disk keeps the file open as long. What it names by number is what
+    // `Pins` has there, and that stays until nobody uses it. The poll has no memory, and its descriptor lives as long as the
+    // ring's queue.
     let pushed = unsafe { submission.push(entry) };
     pushed.expect("the ring has an entry for each slot and one for the poll");
 }

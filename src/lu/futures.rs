@@ -135,6 +135,15 @@ impl AsyncQueue {
         Ok((AsyncQueue { shared }, driver))
     }
 
+    /// Buffers that the queue's ring has registered, as [`Queue::buffers`].
+    ///
+    /// # Errors
+    /// As [`Queue::buffers`].
+    pub fn buffers(&self, count: usize, len: usize) -> Result<Vec<AlignedBuf>> {
+        let mut state = lock(&self.shared.state);
+        state.queue.as_mut().ok_or_else(gone)?.buffers(count, len)
+    }
+
     /// Fills `buffer` from byte `offset`.
     ///
     /// # Errors

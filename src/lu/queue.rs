@@ -87,11 +87,13 @@ impl Core {
         let (requests, read_only) = (depth.max(1), board.read_only);
         let limits = Limits { requests, bands: BANDS, band_rows, block, read_only, unsummed };
         let engine = Engine::new(geometry, board.shared.clone(), queue, health.view.clone(), limits);
-        let disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
+        let mut disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
+        // The keeper has a buffer for every member besides, and the log may have one.
+        let memory = Memory::new(depth + 2 * BANDS + 2 * slots + 64, scratch);
+        memory.arena().into_iter().for_each(|pool| disks.register(pool));
         let mut side = Side {
             disks,
-            // The keeper has a buffer for every member besides, and the log may have one.
-            memory: Memory::new(depth + 2 * BANDS + 2 * slots + 64, scratch),
+            memory,
             board: board.clone(),
             health,
             instant: Vec::with_capacity(16),
@@ -604,6 +606,18 @@ impl Queue {
             free: (0..depth).rev().collect(),
             stuck: false,
         })
+    }
+
+    /// `count` zeroed buffers of `len` bytes, rounded up to 512, in one stretch of memory that the queue's ring has registered,
+    /// where there is a ring: requests with them cost less where disks are used with direct I/O. They are buffers like others
+    /// otherwise: they may go to other queues, and outlive this one. Registered is up to
+    /// [`MOST_PINNED`](crate::disk::MOST_PINNED) bytes in a queue, and in a process a quarter of `RLIMIT_MEMLOCK` if that counts for its user; the queue keeps
+    /// what is registered until it is closed, or is asked for more after all buffers of one call are gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if that does not fit the address space, [`ErrorKind::Io`] if the system has no memory.
+    pub fn buffers(&mut self, count: usize, len: usize) -> Result<Vec<AlignedBuf>> {
+        self.cell.core().side.disks.buffers(count, len)
     }
 
     /// Reads `buffer.len()` bytes from byte `offset` of the LU into `buffer`.

@@ -173,7 +173,8 @@ impl Load {
         let mut places = Places::new(self, number);
         let slots = self.size / self.bs;
         let mut meter = Meter::new(self, interrupt);
-        let mut free: Vec<AlignedBuf> = (0..self.depth).map(|n| content(self.bs, n)).collect();
+        let mut free = queue.buffers(self.depth.into(), self.bs as usize)?;
+        fill(&mut free);
         let mut done = Vec::with_capacity(free.len());
         while meter.goes_on(free.len()) {
             if self.while_busy && lu.watch_work(&mut |_| false)? {
@@ -214,8 +215,10 @@ impl Load {
         let mut memory = Memory::new(self.depth.into(), 0);
         let mut places = Places::new(self, number);
         let mut meter = Meter::new(self, interrupt);
-        let regions = (0..self.depth).map_while(|n| memory.insert_owned(content(self.bs, n)));
-        let mut free: Vec<RegionId> = regions.collect();
+        let mut buffers = disks.buffers(self.depth.into(), self.bs as usize)?;
+        fill(&mut buffers);
+        let mut free: Vec<RegionId> =
+            buffers.into_iter().map_while(|buffer| memory.insert_owned(buffer)).collect();
         let mut done = Vec::with_capacity(free.len());
         let slots = on.slots(self.bs);
         while meter.goes_on(free.len()) {
@@ -410,15 +413,15 @@ pub(super) fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// A buffer of what no layer below can make smaller.
-fn content(bytes: u64, seed: u16) -> AlignedBuf {
-    let mut buffer = AlignedBuf::new(bytes as usize);
-    let mut state = u64::from(seed) + 1;
-    for byte in buffer.iter_mut() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        *byte = (state >> 56) as u8;
+/// Fills buffers with what no layer below can make smaller.
+fn fill(buffers: &mut [AlignedBuf]) {
+    for (state, buffer) in (1u64..).zip(buffers) {
+        let mut state = state;
+        for byte in buffer.iter_mut() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (state >> 56) as u8;
+        }
     }
-    buffer
 }
 
 #[cfg(test)]

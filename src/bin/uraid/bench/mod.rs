@@ -79,6 +79,9 @@ pub(crate) struct LuShape {
     /// Without its first disk.
     #[arg(long)]
     degraded: bool,
+    /// Have a thread of the kernel's take what each queue submits, which sleeps after TIME without work: 10ms, 1s.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    sqpoll: Option<Duration>,
     /// The operations of its own queues are counted, too: a rebuild is done by one of these.
     #[arg(skip)]
     watched: bool,

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use uraid::disk::traced::{Counts, Traced};
 use uraid::disk::{Backend, Blocking, DiskId, DiskInfo, Disks, MemoryBackend};
-use uraid::lu::Create;
+use uraid::lu::{Create, IoMode};
 use uraid::units::{DiskLba, Sectors};
 use uraid::{ErrorKind, Lu};
 
@@ -186,6 +186,9 @@ impl LuShape {
         }
         if let Some(bytes) = self.chunk {
             create = create.chunk(bytes);
+        }
+        if let Some(idle) = self.sqpoll {
+            create = create.io(IoMode::Polled { idle });
         }
         if let Some(layout) = &self.layout {
             create = create.layout(layout);
