@@ -46,6 +46,7 @@ pub enum Access {
 
 /// How queues drive disks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub enum IoMode {
     /// io_uring where it is allowed and some disk can use it, else plain system calls.
     #[default]

@@ -18,7 +18,7 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use io_uring::Submitter;
+use io_uring::{Probe, Submitter, opcode};
 use rustix::process::{Resource, getrlimit};
 
 use super::Arena;
@@ -40,6 +40,8 @@ pub(super) struct Pins {
     /// In bytes.
     pinned: usize,
     table: Table,
+    /// The kernel takes several buffers of one place in one transfer (6.15).
+    vectors: bool,
 }
 
 /// The ring's table.
@@ -107,12 +109,31 @@ impl Pins {
         }
     }
 
+    /// May a transfer of several buffers name the place that they all lie in?
+    pub(super) fn are_for_vectors(&mut self, submitter: &Submitter<'_>) -> bool {
+        if self.areas.is_empty() {
+            return false;
+        }
+        self.make_table(submitter);
+        self.vectors
+    }
+
+    fn make_table(&mut self, submitter: &Submitter<'_>) {
+        if self.table != Table::None {
+            return;
+        }
+        let made = submitter.register_buffers_sparse(TABLE).is_ok();
+        self.table = if made { Table::Made } else { Table::Refused };
+        let mut probe = Probe::new();
+        self.vectors = made
+            && submitter.register_probe(&mut probe).is_ok()
+            && probe.is_supported(opcode::ReadvFixed::CODE)
+            && probe.is_supported(opcode::WritevFixed::CODE);
+    }
+
     #[cold]
     fn pin(&mut self, submitter: &Submitter<'_>, area: usize, piece: usize) -> Option<u16> {
-        if self.table == Table::None {
-            let made = submitter.register_buffers_sparse(TABLE).is_ok();
-            self.table = if made { Table::Made } else { Table::Refused };
-        }
+        self.make_table(submitter);
         let area = &mut self.areas[area];
         let (start, len) = area.place(piece);
         let place = self.taken.trailing_ones();

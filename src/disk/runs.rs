@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
-use super::{Done, Failure, Op};
+use super::{Done, Failure, Op, OpKind};
 use crate::units::{SECTOR, Sectors};
 
 /// Most operations in one transfer.
@@ -43,6 +43,11 @@ impl Run {
     /// The first operation: its disk, place and sort are the run's.
     pub(super) fn first(&self) -> Option<&Op> {
         self.parts.first().map(|(_, op)| op)
+    }
+
+    /// Is it a flush, or complete only when it is durable?
+    pub(super) fn is_durable(&self) -> bool {
+        self.first().is_some_and(|op| op.is_fua() || op.kind() == OpKind::Flush)
     }
 
     pub(super) fn parts_mut(&mut self) -> &mut [(u64, Op)] {
@@ -91,16 +96,20 @@ impl Run {
         }
     }
 
-    /// Where its buffers begin, if it has some and each goes on where the one before ends.
-    pub(super) fn stretch(&self) -> Option<*mut u8> {
-        let buffer = |(_, op): &(u64, Op)| match op {
+    /// Its buffers: address and length.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = (*mut u8, usize)> {
+        self.parts.iter().filter_map(|(_, op)| match op {
             Op::Read { buf, .. } | Op::Write { buf, .. } => Some((buf.as_ptr(), buf.len())),
             Op::Zero { .. } | Op::Flush { .. } => None,
-        };
-        let (start, len) = self.parts.first().and_then(buffer)?;
+        })
+    }
+
+    /// Where its buffers begin, if it has some and each goes on where the one before ends.
+    pub(super) fn stretch(&self) -> Option<*mut u8> {
+        let mut buffers = self.buffers();
+        let (start, len) = buffers.next()?;
         let mut end = start.addr() + len;
-        for part in &self.parts[1..] {
-            let (next, len) = buffer(part)?;
+        for (next, len) in buffers {
             if next.addr() != end {
                 return None;
             }
@@ -114,14 +123,10 @@ impl Run {
     pub(super) fn vector(&mut self) -> (*const libc::iovec, u32) {
         const _: () = assert!(size_of::<[usize; 2]>() == size_of::<libc::iovec>());
         const _: () = assert!(std::mem::offset_of!(libc::iovec, iov_len) == size_of::<usize>());
-        self.vector.clear();
-        let buffers = self.parts.iter().filter_map(|(_, op)| match op {
-            Op::Read { buf, .. } | Op::Write { buf, .. } => {
-                Some([buf.as_ptr().expose_provenance(), buf.len()])
-            }
-            Op::Zero { .. } | Op::Flush { .. } => None,
-        });
-        self.vector.extend(buffers);
+        let mut vector = std::mem::take(&mut self.vector);
+        vector.clear();
+        vector.extend(self.buffers().map(|(ptr, len)| [ptr.expose_provenance(), len]));
+        self.vector = vector;
         (self.vector.as_ptr().cast(), self.vector.len() as u32)
     }
 

@@ -1,6 +1,7 @@
-//! Files and block devices by io_uring: one ring per queue, one system call per batch.
+//! Files and block devices by io_uring: one ring per queue, few system calls for a batch.
 //!
-//! Promises. [`Disks::kick`] costs one `io_uring_enter` for the whole batch. Disks that cannot complete
+//! Promises. [`Disks::kick`] costs one `io_uring_enter` for a few operations at a time, so that disks begin with the first of
+//! a batch while the last are being put together, and one for a whole batch while something has to become durable. Disks that cannot complete
 //! without blocking ([`DiskInfo::inline`](super::DiskInfo::inline)) are served by plain system calls in the
 //! same kick, after the ring has its share. Descriptors are registered with the ring where the kernel allows.
 //! Dropping the queue waits for everything the kernel has in hand, and lets go of all files before it
@@ -12,8 +13,8 @@
 //!
 //! Needs Linux 5.11 (waiting with a timeout); what later kernels offer is used if it is there.
 //!
-//! Neighbouring operations of a kick are one entry, with several buffers unless these are neighbours, too. Transfers of one
-//! stretch of [registered](Disks::register) memory, to and from disks with direct I/O, have the kernel pin no pages ([`Pins`]).
+//! Neighbouring operations of a kick are one entry, with several buffers unless these are neighbours, too. Transfers of
+//! [registered](Disks::register) memory, to and from disks with direct I/O, have the kernel pin no pages ([`Pins`]).
 //!
 //! With a thread of the kernel's that takes submissions (`SQPOLL`, [`IoMode::Polled`](super::IoMode::Polled)) a kick costs no
 //! system call while that is awake. Polling for completions (`IOPOLL`) is left out: few devices can, and such a ring takes
@@ -44,6 +45,11 @@ use crate::engine::Wake;
 /// Operations in the ring at a time, at most; the kernel's own limit is 32768 entries.
 const MOST_IN_RING: usize = 4096;
 
+/// So many operations do not wait for the rest of their batch: the disks begin while that is still being put into the ring.
+/// (With loop devices and 32 reads in flight that is a fifth more. While something has to become durable, whole batches are
+/// better: the kernel makes one flush for all that are there, and what comes together shares a record of the log.)
+const EARLY: usize = 4;
+
 /// The entry for an [`Asked`] of a file, registered or not (the two are of different types).
 macro_rules! entry {
     ($asked:expr, $file:expr) => {
@@ -60,9 +66,17 @@ macro_rules! entry {
             Asked::Write(Stretch { ptr, len, pin: Some(pin) }, at, flags) => {
                 opcode::WriteFixed::new($file, ptr, len, pin).offset(at).rw_flags(flags).build()
             }
-            Asked::ReadAll(vector, count, at) => opcode::Readv::new($file, vector, count).offset(at).build(),
-            Asked::WriteAll(vector, count, at, flags) => {
+            Asked::ReadAll(Pieces { vector, count, pin: None }, at) => {
+                opcode::Readv::new($file, vector, count).offset(at).build()
+            }
+            Asked::ReadAll(Pieces { vector, count, pin: Some(pin) }, at) => {
+                opcode::ReadvFixed::new($file, vector, count, pin).offset(at).build()
+            }
+            Asked::WriteAll(Pieces { vector, count, pin: None }, at, flags) => {
                 opcode::Writev::new($file, vector, count).offset(at).rw_flags(flags).build()
+            }
+            Asked::WriteAll(Pieces { vector, count, pin: Some(pin) }, at, flags) => {
+                opcode::WritevFixed::new($file, vector, count, pin).offset(at).rw_flags(flags).build()
             }
             Asked::Zero(at, len) => {
                 opcode::Fallocate::new($file, len).offset(at).mode(PUNCH.bits() as i32).build()
@@ -72,12 +86,12 @@ macro_rules! entry {
     };
 }
 
-/// What a flight asks of the kernel: memory (or how many buffers), place on the disk in bytes, flags.
+/// What a flight asks of the kernel: memory, place on the disk in bytes, flags.
 enum Asked {
     Read(Stretch, u64),
     Write(Stretch, u64, i32),
-    ReadAll(*const libc::iovec, u32, u64),
-    WriteAll(*const libc::iovec, u32, u64, i32),
+    ReadAll(Pieces, u64),
+    WriteAll(Pieces, u64, i32),
     /// Place and length in bytes.
     Zero(u64, u64),
     Flush,
@@ -87,6 +101,13 @@ enum Asked {
 struct Stretch {
     ptr: *mut u8,
     len: u32,
+    pin: Option<u16>,
+}
+
+/// Memory in several pieces, and the number by which the ring knows what they all lie in, if it does.
+struct Pieces {
+    vector: *const libc::iovec,
+    count: u32,
     pin: Option<u16>,
 }
 
@@ -114,6 +135,8 @@ pub(super) struct UringQueue {
     flights: Slots<Flight>,
     /// Operations in the ring.
     flying: usize,
+    /// Runs in the ring that have to be durable.
+    durable: usize,
     /// For the ring, at the next kick or when there is room.
     waiting: Runs,
     /// For inline disks, at the next kick.
@@ -186,6 +209,7 @@ impl UringQueue {
             insist,
             flights: Slots::new(depth),
             flying: 0,
+            durable: 0,
             waiting: Runs::new(depth, true),
             // Where all are inline there is no ring: these are few, and make room when they come.
             inline: Runs::new(0, true),
@@ -215,8 +239,9 @@ impl UringQueue {
         self.disks.get_mut(id.index())?.as_mut()
     }
 
-    /// Puts what waits into the ring, as far as that has room.
+    /// Puts what waits into the ring, as far as that has room, and gives the kernel all but the last few.
     fn launch(&mut self) {
+        let mut put = 0;
         while !self.waiting.is_empty() && !self.flights.is_full() {
             let Some(mut run) = self.waiting.pop() else { return };
             let disk = run.first().map(|op| op.disk().index());
@@ -228,10 +253,16 @@ impl UringQueue {
             let (target, block, direct) = (attached.target, attached.disk.block(), attached.direct);
             self.flying += run.count();
             run.first().into_iter().for_each(|op| self.did.count(op));
+            self.durable += usize::from(run.is_durable());
+            put += usize::from(run.count() == 1);
             let slot = self.flights.insert(Flight { run, target, block, direct, done: 0, retries: 0 });
             if let Some(flight) = self.flights.get_mut(slot) {
                 let (submitter, mut submission, _) = self.ring.split();
                 push(&mut submission, &flight.entry(slot, &mut self.pins, &submitter));
+            }
+            if put == EARLY && self.durable == 0 {
+                self.enter();
+                put = 0;
             }
         }
     }
@@ -239,6 +270,10 @@ impl UringQueue {
     /// Gives the kernel all there is room for. If it has no memory for it now, the next call tries again.
     fn hand_over(&mut self) {
         self.launch();
+        self.enter();
+    }
+
+    fn enter(&mut self) {
         while !self.ring.submission().is_empty() {
             match self.ring.submit() {
                 // It takes them when it comes to them.
@@ -273,6 +308,7 @@ impl UringQueue {
                 Some(result) => {
                     let Some(Flight { mut run, .. }) = self.flights.remove(slot) else { continue };
                     self.flying -= run.count();
+                    self.durable -= usize::from(run.is_durable());
                     let apart = result.is_err() && run.count() > 1;
                     for (ticket, op) in run.drain() {
                         if apart {
@@ -505,6 +541,16 @@ impl Flight {
         entry.user_data(slot as u64)
     }
 
+    fn pieces(&mut self, pins: &mut Pins, submitter: &Submitter<'_>) -> Pieces {
+        let mut pin = None;
+        if self.direct && pins.are_for_vectors(submitter) {
+            let mut places = self.run.buffers().map(|(ptr, len)| pins.find(submitter, ptr, len));
+            pin = places.next().flatten().filter(|&first| places.all(|place| place == Some(first)));
+        }
+        let (vector, count) = self.run.vector();
+        Pieces { vector, count, pin }
+    }
+
     fn asked(&mut self, pins: &mut Pins, submitter: &Submitter<'_>) -> Asked {
         let (direct, done, bytes) = (self.direct, self.done, self.run.bytes());
         let stretch = self.run.stretch().map(|start| {
@@ -517,13 +563,9 @@ impl Flight {
             (Some(Op::Write { at, fua, .. }), Some(memory)) => {
                 Asked::Write(memory, at.bytes() + done as u64, flags(*fua))
             }
-            (Some(&Op::Read { at, .. }), None) => {
-                let (vector, count) = self.run.vector();
-                Asked::ReadAll(vector, count, at.bytes())
-            }
+            (Some(&Op::Read { at, .. }), None) => Asked::ReadAll(self.pieces(pins, submitter), at.bytes()),
             (Some(&Op::Write { at, fua, .. }), None) => {
-                let (vector, count) = self.run.vector();
-                Asked::WriteAll(vector, count, at.bytes(), flags(fua))
+                Asked::WriteAll(self.pieces(pins, submitter), at.bytes(), flags(fua))
             }
             (Some(Op::Zero { at, .. }), _) => Asked::Zero(at.bytes(), bytes as u64),
             (Some(Op::Flush { .. }) | None, _) => Asked::Flush,
