@@ -19,7 +19,7 @@ use crate::units::Stripe;
 
 /// 64 KiB an LU: every random write meets another word, so they should stay in the cache. They share its lines for the same
 /// reason; queues that write to random places find half of all lines with another CPU either way. With 64 queues of 32 small
-/// writes each, one lock in fifty meets another's without need.
+/// writes each, one lock in sixty meets another's without need.
 const WORDS: usize = 1 << WORD_BITS;
 const WORD_BITS: u32 = 13;
 
