@@ -117,14 +117,9 @@ impl Engine {
         let locked = counted && self.shared.locks.try_lock(place.stripe, mask);
         // With the lock, and only then, the view may be acted on.
         if !locked || self.shared.epoch() != self.view.epoch {
-            if locked && self.shared.locks.unlock(place.stripe, mask) {
+            let rows = locked.then_some(mask);
+            if self.shared.let_go(self.queue, place.stripe, rows, redundant, regions) {
                 port.wake_others();
-            }
-            if let (Some(intent), Some(regions)) = (intent, regions) {
-                intent.end(regions);
-            }
-            if redundant {
-                self.shared.end_write(self.queue);
             }
             return false;
         }
@@ -179,14 +174,9 @@ impl Engine {
                     return self.adopt_failed(port);
                 }
                 self.directs -= 1;
-                if self.shared.locks.unlock(stripe, *mask) {
+                let counted = self.geometry.is_redundant();
+                if self.shared.let_go(self.queue, stripe, Some(*mask), counted, *regions) {
                     port.wake_others();
-                }
-                if let (Some(map), Some(regions)) = (self.shared.intent(), regions.take()) {
-                    map.end(regions);
-                }
-                if self.geometry.is_redundant() {
-                    self.shared.end_write(self.queue);
                 }
                 self.answer(index);
             }

@@ -1423,17 +1423,10 @@ impl Engine {
         if let Some(region) = op.lanes.take() {
             port.free(region);
         }
-        let mut wake = false;
-        if core::mem::take(&mut op.locked) {
-            wake = self.shared.locks.unlock(op.stripe, op.mask);
-        }
-        wake |= leave_log(op, self.queue, port);
-        if core::mem::take(&mut op.counted) {
-            self.shared.end_write(self.queue);
-        }
-        if let (Some(map), Some(regions)) = (self.shared.intent(), op.regions.take()) {
-            map.end(regions);
-        }
+        let mut wake = leave_log(op, self.queue, port);
+        let rows = core::mem::take(&mut op.locked).then_some(op.mask);
+        let (counted, regions) = (core::mem::take(&mut op.counted), op.regions.take());
+        wake |= self.shared.let_go(self.queue, op.stripe, rows, counted, regions);
         let trouble = op.trouble;
         for i in 0..self.ops[index].sources.len() {
             let Some(request) = self.ops[index].sources[i].request else { continue };

@@ -7,9 +7,10 @@ use core::sync::atomic::{
 };
 
 use super::flushes::Flushes;
-use super::intent::IntentMap;
+use super::intent::{IntentMap, Regions};
 use super::locks::RowLocks;
 use crate::geometry::Geometry;
+use crate::units::Stripe;
 
 /// State shared by all queues of one LU and its keeper.
 pub struct Shared {
@@ -127,6 +128,27 @@ impl Shared {
         let gate = &self.gates[queue.0];
         // All that the write did comes before. Whoever sees this too late takes it to be under way still.
         gate.in_flight.store(gate.in_flight.load(Relaxed) - 1, Release);
+    }
+
+    /// Gives back what a write held: rows that it had locked, its place in the count, and in those of its regions. True if
+    /// somebody may be sleeping for the rows.
+    #[must_use = "sleepers must be woken"]
+    pub(super) fn let_go(
+        &self,
+        queue: QueueId,
+        stripe: Stripe,
+        rows: Option<u32>,
+        counted: bool,
+        regions: Option<Regions>,
+    ) -> bool {
+        let wake = rows.is_some_and(|mask| self.locks.unlock(stripe, mask));
+        if counted {
+            self.end_write(queue);
+        }
+        if let (Some(map), Some(regions)) = (&self.intent, regions) {
+            map.end(regions);
+        }
+        wake
     }
 
     /// Writes begun since the start, on all queues: unchanged for a while means idle.

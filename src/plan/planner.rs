@@ -137,10 +137,7 @@ fn read_directly(
             out.gather.clear();
             return false;
         };
-        let place = map.cell(cell);
-        let buf = Buf { base: Base::Client(i as u32), sector: 0 };
-        let at = place.at + Sectors(u64::from(piece.rows.start));
-        out.gather.push(Io { slot: place.slot, cell, at, rows: piece.rows, buf });
+        out.gather.push(io(map, cell, piece.rows, Buf { base: Base::Client(i as u32), sector: 0 }));
     }
     out.segments.push((out.rows, Method::Direct));
     true
@@ -171,12 +168,14 @@ pub fn is_plain_everywhere(map: &StripeMap<'_>, view: &View, rows: Rows) -> bool
 /// The plan of that: the first piece of the client's, to all copies.
 pub fn write_all_copies(map: &StripeMap<'_>, rows: Rows, out: &mut Plan) {
     out.clear(map.number(), rows);
-    let copy = |cell: u16| {
-        let place = map.cell(cell);
-        let at = place.at + Sectors(u64::from(rows.start));
-        Io { slot: place.slot, cell, at, rows, buf: Buf { base: Base::Client(0), sector: 0 } }
-    };
-    out.scatter.extend((0..map.cells()).map(copy));
+    let from = Buf { base: Base::Client(0), sector: 0 };
+    out.scatter.extend((0..map.cells()).map(|cell| io(map, cell, rows, from)));
+}
+
+/// A transfer of some rows of a cell.
+fn io(map: &StripeMap<'_>, cell: u16, rows: Rows, buf: Buf) -> Io {
+    let place = map.cell(cell);
+    Io { slot: place.slot, cell, at: place.at + Sectors(u64::from(rows.start)), rows, buf }
 }
 
 /// The common small write, without looking at the rest of the stripe: some rows of one data cell, in one piece or several
@@ -201,17 +200,12 @@ fn modify_directly(
     if synced_rows(map, view) < rows.end || !involved.all(|cell| is_plain(map, view, faults, cell, rows)) {
         return false;
     }
-    let io = |cell: u16, rows: Rows, buf: Buf| {
-        let place = map.cell(cell);
-        let at = place.at + Sectors(u64::from(rows.start));
-        Io { slot: place.slot, cell, at, rows, buf }
-    };
     let parities = (data..map.cells()).zip(0..);
     let old = Base::Lane(u16::from(map.parities()));
     let (mut targets, mut coef) = ([None; 2], [0; 2]);
     for (parity, lane) in parities.clone() {
         let buf = Buf { base: Base::Lane(lane), sector: 0 };
-        out.gather.push(io(parity, rows, buf));
+        out.gather.push(io(map, parity, rows, buf));
         let n = usize::from(lane);
         targets[n] = Some(buf);
         coef[n] = match map.cell(parity).kind {
@@ -219,18 +213,18 @@ fn modify_directly(
             _ => 1,
         };
     }
-    out.gather.push(io(cell, rows, Buf { base: old, sector: 0 }));
+    out.gather.push(io(map, cell, rows, Buf { base: old, sector: 0 }));
     for (i, piece) in pieces.iter().enumerate() {
         let (sector, new) = (piece.rows.start - rows.start, Buf { base: Base::Client(i as u32), sector: 0 });
         let first = out.terms.len() as u32;
         out.terms.extend([Buf { base: old, sector }, new].map(|buf| Term { buf, coef }));
         let target = targets.map(|target| target.map(|buf| Buf { sector, ..buf }));
         out.fold.push(Fold { target, sectors: piece.rows.len(), terms: first..first + 2, accumulate: true });
-        out.scatter.push(io(cell, piece.rows, new));
+        out.scatter.push(io(map, cell, piece.rows, new));
         if i == 0 {
             let parities = parities.clone();
             let buf = |lane| Buf { base: Base::Lane(lane), sector: 0 };
-            out.scatter.extend(parities.map(|(parity, lane)| io(parity, rows, buf(lane))));
+            out.scatter.extend(parities.map(|(parity, lane)| io(map, parity, rows, buf(lane))));
         }
     }
     out.lanes = written;
