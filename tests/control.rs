@@ -5,6 +5,9 @@
 //! client or bare bytes.
 #![cfg(feature = "cli")]
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -607,12 +610,8 @@ fn another_user_is_turned_away() {
     for (path, mode) in [(bench.folder.path(), 0o755), (&bench.run_folder(), 0o755), (&socket, 0o666)] {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
-    // (Not copied by this process: a child that another test starts meanwhile would inherit the descriptor that writes to
-    // it, and keep it from being run.)
     let program = bench.path("program");
-    assert!(
-        Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap().success()
-    );
+    program::copy(std::env::current_exe().unwrap(), &program);
     let mut command = Command::new(&program);
     command.args(["--exact", "another_user_is_turned_away"]).env(ELSEWHERE, &socket).uid(65534).gid(65534);
     let output = command.output().unwrap();

@@ -10,6 +10,8 @@ mod export;
 mod loopdev;
 #[path = "common/pattern.rs"]
 mod pattern;
+#[path = "common/program.rs"]
+mod program;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -234,7 +236,9 @@ fn an_ordinary_user_needs_no_root() {
     let own = |path: PathBuf| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
     ["", "mnt", "d0", "d1", "d2", "d3"].into_iter().for_each(|name| own(bench.path(name)));
     // The program may be where only its builder may go.
-    let program = bench.program(env!("CARGO_BIN_EXE_uraid"), "uraid");
+    let program = bench.path("uraid");
+    program::copy(env!("CARGO_BIN_EXE_uraid"), &program);
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(&program);
     command.args(["export", "./d0", "--fuse", "mnt"]).current_dir(bench.path("")).stdin(Stdio::null());
     command.env("URAID_RUNTIME_DIR", bench.path("run")).uid(65534).gid(65534);

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -252,16 +252,6 @@ impl Bench {
 
     pub fn copy(&self, from: &str, to: &str) {
         fs::copy(self.path(from), self.path(to)).unwrap();
-    }
-
-    /// A copy of a program that anybody may run. Not by this process, whose other threads start children meanwhile: what
-    /// inherits a descriptor to write to it keeps it from being run.
-    pub fn program(&self, from: impl AsRef<Path>, to: &str) -> PathBuf {
-        let to = self.path(to);
-        let copied = Command::new("cp").arg(from.as_ref()).arg(&to).status().unwrap();
-        assert!(copied.success());
-        fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).unwrap();
-        to
     }
 
     pub fn rename(&self, from: &str, to: &str) {
