@@ -13,13 +13,9 @@ use std::time::Duration;
 
 use super::bell::Bell;
 use super::runs::{Run, Runs, Transfers};
-use super::{DiskId, Disks, Done, Failure, Op, OpKind};
+use super::{DiskId, Disks, Done, Failure, Op};
 use crate::engine::Wake;
 use crate::error::{Error, ErrorKind, Result};
-
-/// So many bytes to write are not kept waiting for a kick where nothing is joined: what parity was just summed up over
-/// is still in the L2 cache.
-const EAGER: usize = 256 << 10;
 
 /// Does one operation, whole, now.
 pub(super) trait Execute: Send {
@@ -50,8 +46,6 @@ pub(super) struct InlineQueue<E: Execute> {
     ready: VecDeque<Done>,
     bell: Arc<Bell>,
     did: Transfers,
-    /// Bytes to be written that were submitted and are not done, where nothing is joined.
-    pending: usize,
 }
 
 impl<E: Execute> InlineQueue<E> {
@@ -59,14 +53,7 @@ impl<E: Execute> InlineQueue<E> {
         let bell =
             Bell::new().map_err(|e| Error::new(ErrorKind::Io, "cannot make an eventfd").with_source(e))?;
         let (submitted, ready) = (Runs::new(depth, E::JOINS), VecDeque::with_capacity(depth));
-        Ok(InlineQueue {
-            disks,
-            submitted,
-            ready,
-            bell: Arc::new(bell),
-            did: Transfers::default(),
-            pending: 0,
-        })
+        Ok(InlineQueue { disks, submitted, ready, bell: Arc::new(bell), did: Transfers::default() })
     }
 }
 
@@ -78,17 +65,10 @@ impl<E: Execute> Drop for InlineQueue<E> {
 
 impl<E: Execute> Disks for InlineQueue<E> {
     fn submit(&mut self, ticket: u64, op: Op) {
-        if !E::JOINS && op.kind() == OpKind::Write {
-            self.pending += op.place().map_or(0, |(_, len)| len);
-        }
         self.submitted.push(ticket, op);
-        if self.pending >= EAGER {
-            self.kick();
-        }
     }
 
     fn kick(&mut self) {
-        self.pending = 0;
         while let Some(mut run) = self.submitted.pop() {
             let (did, ready) = (&mut self.did, &mut self.ready);
             run.carry_out(&mut self.disks, E::execute_joined, E::execute, did, ready);

@@ -12,7 +12,7 @@
 //! different orders. If a copy could not be written the band that tells of it takes the lock over, so that nobody sees the one
 //! and then the other.
 
-use super::machine::{Engine, Kind as OpKind, State, tag};
+use super::machine::{Active, Engine, Kind as OpKind, State, tag};
 use super::{Bytes, Keep, Observed, Port, Regions, Request};
 use crate::geometry::{Place, StripeMap};
 use crate::plan::{self, Fault, Piece, Rows};
@@ -24,6 +24,9 @@ pub(super) const DIRECT: usize = 0x7ffd;
 
 /// Most copies that are written directly: a bit each.
 pub(super) const MOST_COPIES: u16 = 32;
+
+/// Most pieces of longer requests that are under way by themselves. What is beyond goes as bands.
+pub(super) const MOST_PARTS: usize = 256;
 
 /// Such a request under way.
 #[derive(Clone, Copy)]
@@ -63,6 +66,50 @@ impl Engine {
             }
             _ => false,
         }
+    }
+
+    /// Sends a request of several stripes piece by piece, each as a request of its own. Only where all members are well:
+    /// elsewhere the pieces of a stripe are to be planned together, or the same would be read twice. False if something
+    /// of it is left, which goes on as bands.
+    pub(super) fn start_in_parts(&mut self, index: u32, port: &mut impl Port) -> bool {
+        let Active { request, is_difficult, .. } = self.requests[index as usize];
+        let (lba, sectors) = match request {
+            Request::Read { lba, sectors, .. } => (lba, sectors),
+            Request::Write { lba, sectors, keep, .. } if self.copies > 0 && keep == Keep::default() => {
+                (lba, sectors)
+            }
+            _ => return false,
+        };
+        self.refresh_view(port);
+        if is_difficult || self.is_part(index) || !self.view.is_whole() {
+            return false;
+        }
+        loop {
+            let done = Sectors(self.requests[index as usize].cut);
+            let rest = sectors - done;
+            if rest == Sectors(0) {
+                return true;
+            }
+            let Some(place) = self.geometry.locate(lba + done) else { return false };
+            let rows = self.geometry.stripe(place.stripe).rows() - place.row;
+            let len = rest.min(Sectors(rows.into()));
+            if len == sectors {
+                return false;
+            }
+            let Some(part) = self.free_parts.pop() else { return false };
+            let (request, cookie) = (request.part(done, len), index.into());
+            self.requests[part as usize] = Active::new(cookie, request, place);
+            self.requests[index as usize].cut += len.0;
+            self.requests[index as usize].left += 1;
+            if !self.start_directly(part, port) {
+                self.uncut.push_back(part);
+            }
+        }
+    }
+
+    /// Is it not a request but a part of one?
+    pub(super) fn is_part(&self, index: u32) -> bool {
+        index as usize >= self.limits.requests
     }
 
     fn read_directly(

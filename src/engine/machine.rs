@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::direct::{DIRECT, Direct, MOST_COPIES};
+use super::direct::{DIRECT, Direct, MOST_COPIES, MOST_PARTS};
 use super::legs::Legs;
 use super::{
     Bytes, Flushing, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request,
@@ -28,6 +28,9 @@ const LOG_FLUSH: usize = 0x7ffe;
 
 // No band has a number like these.
 const _: () = assert!(DIRECT < LOG_FLUSH && LOG_FLUSH < LOG_WRITE);
+
+/// The place of what has none.
+const NOWHERE: Place = Place { stripe: Stripe(0), cell: 0, row: 0 };
 
 /// Limits of one engine, fixed when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +56,12 @@ pub struct Engine {
     pub(super) geometry: Arc<Geometry>,
     pub(super) shared: Arc<Shared>,
     pub(super) queue: QueueId,
-    limits: Limits,
+    pub(super) limits: Limits,
     pub(super) view: Arc<View>,
     pub(super) requests: Vec<Active>,
     free_requests: Vec<u32>,
+    /// Places behind those of requests, for pieces of them that are sent each by itself.
+    pub(super) free_parts: Vec<u32>,
     /// Requests not yet cut into bands to their end, oldest first.
     pub(super) uncut: VecDeque<u32>,
     /// By request: what it is without a band, if that is all.
@@ -118,9 +123,10 @@ struct LogFlushed {
     ended: Option<u64>,
 }
 
-/// A request under way.
+/// A request under way, or a part of one.
 #[derive(Clone, Copy)]
 pub(super) struct Active {
+    /// The client's; of a part, the place of its request.
     cookie: u64,
     pub(super) request: Request,
     /// Of its first sector.
@@ -137,8 +143,7 @@ pub(super) struct Active {
 }
 
 impl Active {
-    fn new(cookie: u64, request: Request) -> Active {
-        let place = Place { stripe: Stripe(0), cell: 0, row: 0 };
+    pub(super) fn new(cookie: u64, request: Request, place: Place) -> Active {
         Active { cookie, request, place, cut: 0, left: 0, trouble: None, is_difficult: false, fault: None }
     }
 }
@@ -416,15 +421,16 @@ impl Engine {
     ) -> Engine {
         let cells = usize::from(geometry.cells());
         let slots = usize::from(geometry.slots());
-        let request = Active::new(0, Request::Flush);
+        let request = Active::new(0, Request::Flush, NOWHERE);
         let is_direct = geometry.parities() == 0 && geometry.cells() <= MOST_COPIES;
         let copies = if is_direct { geometry.cells() } else { 0 };
+        let places = limits.requests + MOST_PARTS;
         // One for direct writes that failed: all others may be waiting for the rows that these hold.
         let bands = limits.bands + usize::from(copies > 0);
         Engine {
             copies,
-            taken: alloc::vec![(Slot(0), Holder(0)); limits.requests * usize::from(copies)],
-            failed_directs: Vec::with_capacity(limits.requests),
+            taken: alloc::vec![(Slot(0), Holder(0)); places * usize::from(copies)],
+            failed_directs: Vec::with_capacity(places),
             // Replacements have numbers of their own.
             legs: Legs::new(2 * usize::from(geometry.slots())),
             geometry,
@@ -432,10 +438,11 @@ impl Engine {
             queue,
             limits,
             view,
-            requests: alloc::vec![request; limits.requests],
+            requests: alloc::vec![request; places],
             free_requests: (0..limits.requests as u32).rev().collect(),
-            uncut: VecDeque::with_capacity(limits.requests),
-            direct: alloc::vec![Direct::NONE; limits.requests],
+            free_parts: (limits.requests as u32..places as u32).rev().collect(),
+            uncut: VecDeque::with_capacity(places),
+            direct: alloc::vec![Direct::NONE; places],
             directs: 0,
             ops: (0..bands).map(|_| Op::new(cells, slots)).collect(),
             free_ops: (0..bands as u32).rev().collect(),
@@ -478,17 +485,17 @@ impl Engine {
         if !matches!(request, Request::Fill { .. }) {
             self.shared.note_request(self.queue);
         }
-        let active = &mut self.requests[index as usize];
-        *active = Active::new(cookie, request);
-        if let Request::Read { lba, .. } | Request::Write { lba, .. } = request
-            && let Some(place) = self.geometry.locate(lba)
+        let place = match request {
+            Request::Read { lba, .. } | Request::Write { lba, .. } => self.geometry.locate(lba),
+            _ => None,
+        };
+        if let Some(place) = place
+            && (matches!(request, Request::Write { .. }) || self.geometry.copies() > 1)
         {
-            active.place = place;
             // Its rows will be locked or looked at.
-            if matches!(request, Request::Write { .. }) || self.geometry.copies() > 1 {
-                self.shared.locks.touch(place.stripe);
-            }
+            self.shared.locks.touch(place.stripe);
         }
+        self.requests[index as usize] = Active::new(cookie, request, place.unwrap_or(NOWHERE));
         self.uncut.push_back(index);
         Ok(())
     }
@@ -606,7 +613,7 @@ impl Engine {
 
     fn cut(&mut self, port: &mut impl Port) {
         while let Some(&index) = self.uncut.front() {
-            if self.start_directly(index, port) {
+            if self.start_directly(index, port) || self.start_in_parts(index, port) {
                 self.uncut.pop_front();
                 continue;
             }
@@ -1429,12 +1436,8 @@ impl Engine {
         wake |= self.shared.let_go(self.queue, op.stripe, rows, counted, regions);
         let trouble = op.trouble;
         for i in 0..self.ops[index].sources.len() {
-            let Some(request) = self.ops[index].sources[i].request else { continue };
-            let active = &mut self.requests[request as usize];
-            active.left -= 1;
-            active.trouble = active.trouble.or(trouble);
-            if active.left == 0 && !self.uncut.contains(&request) {
-                self.answer(request);
+            if let Some(request) = self.ops[index].sources[i].request {
+                self.end_piece(request, trouble);
             }
         }
         let op = &mut self.ops[index];
@@ -1450,9 +1453,23 @@ impl Engine {
 
     pub(super) fn answer(&mut self, index: u32) {
         let active = self.requests[index as usize];
+        if self.is_part(index) {
+            self.free_parts.push(index);
+            return self.end_piece(active.cookie as u32, active.trouble);
+        }
         self.free_requests.push(index);
         let result = active.trouble.map_or(Ok(()), Err);
         self.replies.push_back(Reply { cookie: active.cookie, result });
+    }
+
+    /// A piece of a request has ended; with its last piece so does the request.
+    fn end_piece(&mut self, request: u32, trouble: Option<Trouble>) {
+        let active = &mut self.requests[request as usize];
+        active.left -= 1;
+        active.trouble = active.trouble.or(trouble);
+        if active.left == 0 && !self.uncut.contains(&request) {
+            self.answer(request);
+        }
     }
 }
 

@@ -130,6 +130,22 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// `len` sectors of a read or a write of whole blocks, from `skip` sectors into it; anything else as it is.
+    fn part(self, skip: Sectors, len: Sectors) -> Request {
+        let cut = |memory: Bytes| memory.slice(skip.bytes() as u32, len.bytes() as u32);
+        match self {
+            Request::Read { lba, memory, .. } => {
+                Request::Read { lba: lba + skip, sectors: len, memory: cut(memory) }
+            }
+            Request::Write { lba, memory, fua, keep, .. } => {
+                Request::Write { lba: lba + skip, sectors: len, memory: cut(memory), fua, keep }
+            }
+            other => other,
+        }
+    }
+}
+
 /// How many bytes of the first and last block of a write are not the client's. Each is less than a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Keep {

@@ -14,6 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::direct::MOST_PARTS;
 use super::*;
 use crate::geometry::{CellKind, Geometry, Layout, Shape};
 use crate::parity::{Kernels, Source, Target, gf};
@@ -1566,6 +1567,62 @@ fn a_direct_write_that_fails_needs_no_free_band() {
     settle_without_keeper(&mut sim);
     assert!(asked.iter().all(|&n| sim.asked[n].result == Some(Ok(()))));
     sim.verify();
+}
+
+/// Where all members are well a long request needs no bands: its pieces go out at once, however few bands there are. What is
+/// beyond the places for them waits for bands.
+#[test]
+fn a_long_request_goes_out_piece_by_piece() {
+    let limits =
+        Limits { requests: 1, bands: 1, band_rows: 1, block: 1, read_only: false, unsummed: u64::MAX };
+    for kind in KINDS {
+        let mut sim = Sim::with(geometry(kind, 8, 150), 1, limits, u32::MAX / 2, Random(7), false);
+        sim.world.shared.set_dirty();
+        let (all, map) = (sim.grains(), &sim.world.geometry);
+        let pieces = map.size().0.div_ceil(map.unit().0) as usize;
+        sim.ask(0, Wish::Read { first: 0, count: all });
+        sim.run(0);
+        let flying = sim.world.flights.len();
+        assert!(flying >= pieces.min(MOST_PARTS), "{}: {flying} of {pieces}", kind.level);
+        settle_without_keeper(&mut sim);
+        for wish in
+            [Wish::Write { first: 0, count: all, fua: false }, Wish::Read { first: 5, count: all - 5 }]
+        {
+            sim.ask(0, wish);
+            settle_without_keeper(&mut sim);
+        }
+        assert!(sim.asked.iter().all(|asked| asked.result == Some(Ok(()))), "{}", kind.level);
+        sim.verify();
+    }
+}
+
+#[test]
+fn a_long_request_that_fails_somewhere_fails_once() {
+    let mut sim = plain(KINDS[0]);
+    sim.forgiving = true;
+    sim.world.disks[1].dead = true;
+    let all = sim.grains();
+    let asked = [Wish::Read { first: 0, count: all }, Wish::Write { first: 0, count: all, fua: false }]
+        .map(|wish| sim.ask(0, wish));
+    settle_without_keeper(&mut sim);
+    sim.world.keep();
+    settle_without_keeper(&mut sim);
+    for n in asked {
+        assert_eq!(sim.asked[n].result, Some(Err(Trouble::Member(Slot(1)))));
+    }
+    assert!(sim.engines[0].is_idle());
+}
+
+/// Piece by piece, what makes up for the missing member would be read again.
+#[test]
+fn a_long_degraded_read_reads_each_member_once() {
+    let mut sim = plain(RAID5);
+    sim.world.publish(|view| view.members[2].presence = Presence::Missing);
+    let all = sim.grains();
+    sim.ask(0, Wish::Read { first: 0, count: all });
+    settle_without_keeper(&mut sim);
+    // Six stripes, of each the four chunks that are left.
+    assert_eq!(sim.world.counts, Counts { reads: 6 * 4, writes: 0, flushes: 0 });
 }
 
 #[test]

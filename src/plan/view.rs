@@ -93,6 +93,14 @@ impl View {
         }
     }
 
+    /// Are all members there and all of them to be believed, everywhere, and is none about to be replaced?
+    pub fn is_whole(&self) -> bool {
+        let well = |member: &Member| member.presence == Presence::Present && member.bad.is_empty();
+        self.synced_below == u64::MAX
+            && self.members.iter().all(well)
+            && self.replacements.iter().all(|member| member.presence == Presence::Missing)
+    }
+
     /// Who goes by a number: a slot's own disk, or the one that is to replace it.
     pub fn device(&self, number: Slot) -> Option<&Member> {
         self.devices().nth(number.index())
