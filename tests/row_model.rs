@@ -250,7 +250,7 @@ impl Port for World {
         let multiple = !matches!(self.variant, Variant::ReusedEarly | Variant::Right { multiple: false, .. });
         let ring = Ring { length: Sectors((LOG_HALVES * 4) as u64), multiple };
         let Some(log) = &mut self.log else { return Some(holder) };
-        let begun = log.begin(slot, holder, ring);
+        let begun = log.begin(slot, holder, None, ring);
         let mut entries = log.entries(slot).to_vec();
         if self.variant == Variant::FullStripeUnlogged {
             entries.retain(|entry| entry.pp_size > 0);

@@ -10,7 +10,7 @@ use uraid::sim::{Scenario, run};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_uraid-sim");
 
 /// Scenarios that broke a promise, by name; each says what it found.
-const REGRESSIONS: [(&str, &str); 17] = [
+const REGRESSIONS: [(&str, &str); 21] = [
     ("given up on one disk only", include_str!("sim/given_up_on_one_disk_only.txt")),
     ("two rounds cut short", include_str!("sim/two_rounds_cut_short.txt")),
     ("ahead by a spare, then failed", include_str!("sim/ahead_then_failed.txt")),
@@ -28,6 +28,10 @@ const REGRESSIONS: [(&str, &str); 17] = [
     ("replacement and log", include_str!("sim/replacement_and_log.txt")),
     ("absent and back", include_str!("sim/absent_and_back.txt")),
     ("flush answered early", include_str!("sim/flush_answered_early.txt")),
+    ("replacement's log without a start", include_str!("sim/replacement_log_without_a_start.txt")),
+    ("rebuilt, then unreadable", include_str!("sim/rebuilt_then_unreadable.txt")),
+    ("log unreadable, then failed", include_str!("sim/log_unreadable_then_failed.txt")),
+    ("log unreadable twice", include_str!("sim/log_unreadable_twice.txt")),
 ];
 
 #[test]

@@ -127,6 +127,9 @@ struct Member {
     group: Group,
     record: Record,
     holder: Option<Holder>,
+    /// Who was to have the newest record besides.
+    second: Option<Holder>,
+    /// Where the next record goes, in sectors.
     next: u64,
 }
 
@@ -173,6 +176,7 @@ impl Log {
                 unflushed: SlotSet::EMPTY,
             },
             holder: None,
+            second: None,
             next: 0,
         };
         Log {
@@ -303,12 +307,16 @@ impl Log {
     }
 
     /// Begins the record of `slot`, which [is ready](Log::is_ready); `holder` fills the slot now and has this
-    /// `ring`. Its [entries](Log::entries) are fixed from here on, and a new group gathers.
-    pub fn begin(&mut self, slot: Slot, holder: Holder, ring: Ring) -> Begun {
+    /// `ring`, and so has `second` if it is to have the record, too. (Whoever had none of those before finds this one only
+    /// at the start of its log.) Its [entries](Log::entries) are fixed from here on, and a new group gathers.
+    pub fn begin(&mut self, slot: Slot, holder: Holder, second: Option<Holder>, ring: Ring) -> Begun {
         let flushed = self.members[slot.index()].record.unflushed.is_empty();
         debug_assert!(flushed || planted(Bug::LogReusedEarly), "a live record");
         let parity = self.close_group(slot, holder);
         let member = &mut self.members[slot.index()];
+        if core::mem::replace(&mut member.second, second) != second && second.is_some() {
+            member.next = 0;
+        }
         let length = HEADER.0 + u64::from(parity) / SECTOR;
         let at = if ring.multiple && member.next + length <= ring.length.0 { member.next } else { 0 };
         member.next = at + length;
@@ -334,7 +342,7 @@ impl Log {
 
     /// Makes the group the record; the bytes of its partial parity.
     fn close_group(&mut self, slot: Slot, holder: Holder) -> u32 {
-        let Member { group, record, holder: last, next } = &mut self.members[slot.index()];
+        let Member { group, record, holder: last, next, .. } = &mut self.members[slot.index()];
         debug_assert!(!record.busy && record.writes == 0, "a live record");
         if last.replace(holder) != Some(holder) {
             *next = 0;
@@ -443,7 +451,7 @@ mod tests {
                 Step::Wait => panic!("nothing to do"),
             }
         }
-        let begun = log.begin(Slot(0), DISK, RING);
+        let begun = log.begin(Slot(0), DISK, None, RING);
         assert_eq!(log.step(Slot(0)), Step::Wait);
         let _ = log.written(Slot(0), true);
         (begun, flushes)
@@ -515,11 +523,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_to_have_records_besides_finds_the_first_at_the_start() {
+        let [queue, _] = queues();
+        let mut log = Log::new(3, 16 << 10, 0);
+        let mut at = |second: Option<u32>| {
+            let number = join(&mut log, queue, 0).unwrap();
+            let at = log.begin(Slot(0), DISK, second.map(Holder), RING).at.0;
+            let _ = log.written(Slot(0), true);
+            let _ = log.done(queue, Slot(0), number, [].into_iter());
+            at
+        };
+        assert_eq!([at(None), at(None), at(Some(8))], [0, 16, 0]);
+        assert_eq!([at(Some(8)), at(None), at(Some(9)), at(Some(9))], [16, 0, 0, 16]);
+    }
+
+    #[test]
     fn a_failed_record_is_told_and_another_holder_begins_at_the_start() {
         let [queue, _] = queues();
         let mut log = Log::new(3, 16 << 10, 0);
         let a = join(&mut log, queue, 0).unwrap();
-        let _ = log.begin(Slot(0), DISK, RING);
+        let _ = log.begin(Slot(0), DISK, None, RING);
         assert!(!log.written(Slot(0), false));
         assert_eq!(log.state(Slot(0), a), RecordState::Failed(DISK));
         let _ = log.done(queue, Slot(0), a, [].into_iter());
@@ -528,6 +551,6 @@ mod tests {
         assert_eq!(log.state(Slot(0), b), RecordState::Failed(Holder(u32::MAX)));
         let _ = log.done(queue, Slot(0), b, [].into_iter());
         join(&mut log, queue, 0).unwrap();
-        assert_eq!(log.begin(Slot(0), Holder(8), RING).at, Sectors(0));
+        assert_eq!(log.begin(Slot(0), Holder(8), None, RING).at, Sectors(0));
     }
 }

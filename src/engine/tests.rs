@@ -597,7 +597,7 @@ impl Port for Side<'_> {
         let ring = Ring { length: Sectors(64), multiple: true };
         let holder = self.holder(slot);
         let Some(log) = &mut self.world.log else { return Some(holder) };
-        let begun = log.begin(slot, holder, ring);
+        let begun = log.begin(slot, holder, None, ring);
         let entries = log.entries(slot).to_vec();
         assert!(begun.at.0 + 8 + u64::from(begun.parity) / SECTOR <= ring.length.0);
         let bytes = core::mem::take(&mut self.world.gathered[slot.index()]);

@@ -86,6 +86,15 @@ impl Book {
     }
 }
 
+/// How often a log, or what it speaks of, is read before it counts as unreadable: without it everything has to be resynced,
+/// and until that is done the LU cannot be started without one of its members.
+const TRIES: u32 = 8;
+
+fn read_patiently(io: &Blocking<&dyn Backend>, disk: DiskId, at: DiskLba, bytes: &mut [u8]) -> Result<()> {
+    let mut read = || io.read_exact(disk, at, bytes);
+    (1..TRIES).find_map(|_| read().ok()).map_or_else(read, Ok)
+}
+
 /// The newest record of a member's log, or why there is none; `None` if the member has no log.
 pub(super) fn newest(
     io: &Blocking<&dyn Backend>,
@@ -93,7 +102,7 @@ pub(super) fn newest(
     sb: &Superblock,
 ) -> Option<Result<Found, String>> {
     let LogPlace { at, ring } = LogPlace::of(sb)?;
-    let read = |from: Sectors, bytes: &mut [u8]| io.read_exact(disk, at + from, bytes);
+    let read = |from: Sectors, bytes: &mut [u8]| read_patiently(io, disk, at + from, bytes);
     Some(match Found::read(sb.set_uuid, ring.length, ring.multiple, read) {
         Ok(found) => found.map_err(|flaw| flaw.to_string()),
         Err(error) => Err(error.to_string()),
@@ -155,7 +164,10 @@ fn attempt(
     let in_sync = joined.view.synced_below == u64::MAX;
     let generation = if in_sync { newest.saturating_add(1) } else { 0 };
     let mut most = MOST_PARITY;
-    for index in joined.in_use() {
+    // Whose log could not be read may well fail now: before the others' logs, which tell what to do without it, are gone.
+    let mut in_use = joined.in_use();
+    in_use.sort_by_key(|&index| matches!(joined.candidates[index].log, Some(Ok(_))));
+    for index in in_use {
         let candidate = &joined.candidates[index];
         let Ok(found) = &candidate.found else { continue };
         let keeps = in_sync && matches!(candidate.log, Some(Ok(_)));
@@ -209,8 +221,9 @@ fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bo
         let Some(Ok(found)) = log else { continue };
         for repair in recovery::repairs(&joined.geometry, slot, found).0 {
             let read = |slot: Slot, at: MemberLba, bytes: &mut [u8]| {
-                place(slot)
-                    .is_some_and(|(disk, start)| io.read_exact(disk, start + Sectors(at.0), bytes).is_ok())
+                place(slot).is_some_and(|(disk, start)| {
+                    read_patiently(&io, disk, start + Sectors(at.0), bytes).is_ok()
+                })
             };
             let write = |slot: Slot, at: MemberLba, bytes: &[u8]| match place(slot) {
                 Some((disk, start)) if read_only => {
@@ -227,6 +240,12 @@ fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bo
             };
             let one = repair.run(&joined.geometry, &joined.view, read, write)?;
             outcome.unreadable += one.unreadable;
+            // What a rebuild has not done yet it makes of the parity there is. What it has done it would not look at again.
+            if let Some(slot) = one.doubtful {
+                let text =
+                    format!("{slot}, which was being rebuilt, cannot be read where the log repairs it");
+                return Err((of(slot), Error::new(ErrorKind::Io, text)));
+            }
         }
     }
     if !read_only && !planted(Bug::LogClearedEarly) {

@@ -326,7 +326,11 @@ impl Port for Side {
             return None;
         }
         let ring = place.map_or(Ring { length: Sectors(0), multiple: false }, |(_, log)| log.ring);
-        let begun = book.log.begin(slot, holder, ring);
+        // Laid out as its own is; else it cannot have it.
+        let second = self.health.wire(Slot(slot.0 + self.board.geometry.slots()));
+        let second = second.filter(|_| copy.is_some());
+        let second = second.and_then(|wire| Some((wire.disk, wire.log.filter(|log| log.ring == ring)?)));
+        let begun = book.log.begin(slot, holder, second.map(|(disk, _)| Holder(disk.0.into())), ring);
         let room = HEADER_BYTES + book.log.most_parity() as usize;
         let region = match self.records[slot.index()] {
             None => self.memory.insert_owned(AlignedBuf::new(room)),
@@ -345,10 +349,6 @@ impl Port for Side {
         let fua = !planted(Bug::LogNotFua);
         self.disks.submit(tag, Op::Write { disk, at: log.at + begun.at, buf, fua });
         if let Some(copy) = copy {
-            // Laid out as its own is; else it cannot have it.
-            let second = self.health.wire(Slot(slot.0 + self.board.geometry.slots()));
-            let second =
-                second.and_then(|wire| Some((wire.disk, wire.log.filter(|it| it.ring == log.ring)?)));
             match second {
                 Some((disk, log)) => {
                     let buf = self.memory.io_write_from(record);

@@ -104,6 +104,9 @@ pub struct Outcome {
     pub left: u64,
     /// Left alone, for a modified cell could not be read although its member is there.
     pub unreadable: u64,
+    /// Whose rows, already rebuilt, were among those that are left alone because they could not be read. Their parity may
+    /// not agree with what the rebuild has made of it.
+    pub doubtful: Option<Slot>,
 }
 
 /// What the newest record in `slot` asks for, in its order, and what is wrong with it. Repairs are whole or
@@ -176,17 +179,20 @@ impl Repair<'_> {
         while start < self.rows.end {
             let rows = Rows::new(start, self.rows.end.min(start + LOG_ROWS));
             // A whole block, or what there is of it.
-            if self.block(geometry, view, rows, &mut buffers, &mut read, &mut write, &mut outcome)? {
+            if self.block(geometry, view, rows, &mut buffers, &mut read, &mut write, &mut outcome)?.is_ok() {
                 start = rows.end;
                 continue;
             }
             for row in rows.start..rows.end {
                 let sector = Rows::new(row, row + 1);
-                if !self.block(geometry, view, sector, &mut buffers, &mut read, &mut write, &mut outcome)? {
+                let done =
+                    self.block(geometry, view, sector, &mut buffers, &mut read, &mut write, &mut outcome)?;
+                if let Err(unread) = done {
                     let there = |slot: Slot| view.members[slot.index()].presence == Presence::Present;
                     let all = self.modified.clone().all(|cell| there(map.cell(cell).slot));
                     let which = if all { &mut outcome.unreadable } else { &mut outcome.left };
                     *which += 1;
+                    outcome.doubtful = unread.filter(|&slot| !there(slot)).or(outcome.doubtful);
                 }
             }
             start = rows.end;
@@ -194,7 +200,8 @@ impl Repair<'_> {
         Ok(outcome)
     }
 
-    /// The parity of up to a block of rows; false if they must be left alone as a whole.
+    /// The parity of up to a block of rows. `Err` if they must be left alone as a whole, with the slot that should have been
+    /// readable there, if it was that.
     #[allow(clippy::too_many_arguments, reason = "what one call of `run` holds")]
     fn block<E>(
         &self,
@@ -205,7 +212,7 @@ impl Repair<'_> {
         read: &mut impl FnMut(Slot, MemberLba, &mut [u8]) -> bool,
         write: &mut impl FnMut(Slot, MemberLba, &[u8]) -> Result<(), E>,
         outcome: &mut Outcome,
-    ) -> Result<bool, E> {
+    ) -> Result<Result<(), Option<Slot>>, E> {
         let map = geometry.stripe(self.stripe);
         let (offset, len) = (
             (rows.start - self.rows.start) as usize * SECTOR as usize,
@@ -222,18 +229,21 @@ impl Repair<'_> {
         }
         for cell in self.modified.clone() {
             let (slot, at) = place(cell);
-            if !is_good(view, slot, at, rows.len()) || !read(slot, at, bytes) {
-                return Ok(false);
+            if !is_good(view, slot, at, rows.len()) {
+                return Ok(Err(None));
+            }
+            if !read(slot, at, bytes) {
+                return Ok(Err(Some(slot)));
             }
             sum.iter_mut().zip(&*bytes).for_each(|(sum, byte)| *sum ^= byte);
         }
         let (slot, at) = place(map.cells() - 1);
         if is_bad(&view.members[slot.index()].bad, at, rows.len()) {
-            return Ok(false);
+            return Ok(Err(None));
         }
         write(slot, at, sum)?;
         outcome.repaired += u64::from(rows.len());
-        Ok(true)
+        Ok(Ok(()))
     }
 }
 
@@ -353,7 +363,7 @@ mod tests {
         let whole = Outcome { repaired: 8, ..Outcome::default() };
         assert_eq!(run(&healthy, None), (whole, alloc::vec![(3, 0, 4096)]));
         let sector = Some((Slot(1), MemberLba(3)));
-        assert_eq!(run(&healthy, sector).0, Outcome { repaired: 7, unreadable: 1, left: 0 });
+        assert_eq!(run(&healthy, sector).0, Outcome { repaired: 7, unreadable: 1, ..Outcome::default() });
         for (slot, repaired) in [(0, 8), (1, 0), (2, 0), (3, 0)] {
             let mut view = View::healthy(4);
             view.members[slot].presence = Presence::Missing;
@@ -361,6 +371,11 @@ mod tests {
         }
         let mut view = View::healthy(4);
         view.members[2].presence = Presence::Below(MemberLba(6));
+        // What is rebuilt already should be readable; the rest is not even asked for.
+        for (row, doubtful) in [(3, Some(Slot(2))), (6, None)] {
+            assert_eq!(run(&view, Some((Slot(2), MemberLba(row)))).0.doubtful, doubtful, "row {row}");
+        }
+        assert_eq!(run(&view, Some((Slot(1), MemberLba(3)))).0.doubtful, None, "that is another matter");
         view.members[3].bad.push((MemberLba(1), MemberLba(2)));
         assert_eq!(run(&view, None).0.repaired, 5);
     }
