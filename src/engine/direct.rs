@@ -1,9 +1,10 @@
 //! Requests that need no plan: no band, no reading first, no scratch memory.
 //!
 //! Most requests of most LUs are these: reads whose rows are good on one member, and whole blocks written where there is no
-//! parity, to the only copy or to all of them. They are sent as they are, with nothing on record but the request. Promises:
-//! whatever such a request meets (a failing disk, a writer of the same rows of a mirror), it goes on as a band like all others,
-//! so that there is one place for what is difficult. Refuses to know how that is done.
+//! parity, to the only copy or to all of them. They are sent as they are, with nothing on record but the request; one of
+//! several stripes is sent piece by piece, each a request of its own. Promises: whatever such a request meets (a failing
+//! disk, a writer of the same rows of a mirror), it goes on as a band like all others, so that there is one place for what
+//! is difficult. Refuses to know how that is done.
 //!
 //! A read of the only copy needs no look at the row lock: what it finds is what the last write left or one
 //! under way is about to leave, and no other member could tell it otherwise. Of a mirror, two reads could be
@@ -81,7 +82,7 @@ impl Engine {
             _ => return false,
         };
         self.refresh_view(port);
-        if is_difficult || self.is_part(index) || !self.view.is_whole() {
+        if is_difficult || self.is_part(index) || !self.is_whole {
             return false;
         }
         loop {
@@ -150,9 +151,8 @@ impl Engine {
         let map = self.geometry.stripe(place.stripe);
         let Some(rows) = rows_from(&map, place.row, sectors) else { return false };
         let redundant = self.geometry.is_redundant();
-        if !plan::is_plain_everywhere(&map, &self.view, rows)
-            || (redundant && !self.shared.begin_write(self.queue))
-        {
+        let is_plain = self.is_whole || plan::is_plain_everywhere(&map, &self.view, rows);
+        if !is_plain || (redundant && !self.shared.begin_write(self.queue)) {
             return false;
         }
         let positions = map.sync_start() + u64::from(rows.start)..map.sync_start() + u64::from(rows.end);

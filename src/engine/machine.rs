@@ -58,6 +58,8 @@ pub struct Engine {
     pub(super) queue: QueueId,
     pub(super) limits: Limits,
     pub(super) view: Arc<View>,
+    /// See [`View::is_whole`].
+    pub(super) is_whole: bool,
     pub(super) requests: Vec<Active>,
     free_requests: Vec<u32>,
     /// Places behind those of requests, for pieces of them that are sent each by itself.
@@ -437,6 +439,7 @@ impl Engine {
             shared,
             queue,
             limits,
+            is_whole: view.is_whole(),
             view,
             requests: alloc::vec![request; places],
             free_requests: (0..limits.requests as u32).rev().collect(),
@@ -939,6 +942,7 @@ impl Engine {
     pub(super) fn refresh_view(&mut self, port: &mut impl Port) {
         if self.shared.epoch() != self.view.epoch {
             self.view = port.view();
+            self.is_whole = self.view.is_whole();
         }
     }
 
@@ -1452,14 +1456,13 @@ impl Engine {
     }
 
     pub(super) fn answer(&mut self, index: u32) {
-        let active = self.requests[index as usize];
+        let Active { cookie, trouble, .. } = self.requests[index as usize];
         if self.is_part(index) {
             self.free_parts.push(index);
-            return self.end_piece(active.cookie as u32, active.trouble);
+            return self.end_piece(cookie as u32, trouble);
         }
         self.free_requests.push(index);
-        let result = active.trouble.map_or(Ok(()), Err);
-        self.replies.push_back(Reply { cookie: active.cookie, result });
+        self.replies.push_back(Reply { cookie, result: trouble.map_or(Ok(()), Err) });
     }
 
     /// A piece of a request has ended; with its last piece so does the request.

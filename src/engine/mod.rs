@@ -8,7 +8,8 @@
 //!
 //! A request is cut into *pieces* (runs of rows of one data cell). Pieces of all submitted requests that fall into the
 //! same rows of the same stripe are merged into one *band* and planned together: neighbouring small writes become one
-//! reconstruct-write or a full stripe. A write that finds its rows locked joins the band that waits for them.
+//! reconstruct-write or a full stripe. A write that finds its rows locked joins the band that waits for them. (What needs no
+//! plan goes past all this, see `direct`.)
 //!
 //! The life of an operation (one band):
 //!
