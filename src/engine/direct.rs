@@ -89,7 +89,7 @@ impl Engine {
             let done = Sectors(self.requests[index as usize].cut);
             let rest = sectors - done;
             if rest == Sectors(0) {
-                return true;
+                return done > Sectors(0);
             }
             let Some(place) = self.geometry.locate(lba + done) else { return false };
             let rows = self.geometry.stripe(place.stripe).rows() - place.row;

@@ -340,6 +340,14 @@ impl Log {
         record.mixed
     }
 
+    /// A disk has become a member anew, with an empty log: its next record is the first.
+    pub fn forget(&mut self, disk: Holder) {
+        for member in &mut self.members {
+            member.holder = member.holder.filter(|&holder| holder != disk);
+            member.second = member.second.filter(|&second| second != disk);
+        }
+    }
+
     /// Makes the group the record; the bytes of its partial parity.
     fn close_group(&mut self, slot: Slot, holder: Holder) -> u32 {
         let Member { group, record, holder: last, next, .. } = &mut self.members[slot.index()];
@@ -526,15 +534,23 @@ mod tests {
     fn who_is_to_have_records_besides_finds_the_first_at_the_start() {
         let [queue, _] = queues();
         let mut log = Log::new(3, 16 << 10, 0);
-        let mut at = |second: Option<u32>| {
-            let number = join(&mut log, queue, 0).unwrap();
+        let at = |log: &mut Log, second: Option<u32>| {
+            let number = join(log, queue, 0).unwrap();
             let at = log.begin(Slot(0), DISK, second.map(Holder), RING).at.0;
             let _ = log.written(Slot(0), true);
             let _ = log.done(queue, Slot(0), number, [].into_iter());
             at
         };
-        assert_eq!([at(None), at(None), at(Some(8))], [0, 16, 0]);
-        assert_eq!([at(Some(8)), at(None), at(Some(9)), at(Some(9))], [16, 0, 0, 16]);
+        for (second, place) in
+            [(None, 0), (None, 16), (Some(8), 0), (Some(8), 16), (None, 0), (Some(9), 0), (Some(9), 16)]
+        {
+            assert_eq!(at(&mut log, second), place, "{second:?}");
+        }
+        // Also if it is the same disk, with a new log.
+        log.forget(Holder(9));
+        assert_eq!([at(&mut log, Some(9)), at(&mut log, Some(9))], [0, 16]);
+        log.forget(DISK);
+        assert_eq!(at(&mut log, Some(9)), 0);
     }
 
     #[test]

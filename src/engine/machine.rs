@@ -505,9 +505,10 @@ impl Engine {
 
     /// Forms bands from what was submitted and starts everything that can start.
     pub fn run(&mut self, port: &mut impl Port) {
-        self.adopt_failed(port);
         self.look_at_held(port);
         loop {
+            // Before others take the bands that have become free: these hold rows.
+            self.adopt_failed(port);
             self.cut(port);
             self.start_waiting(port);
             // What came to its end may have made room.

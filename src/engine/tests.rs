@@ -1613,6 +1613,24 @@ fn a_long_request_that_fails_somewhere_fails_once() {
     assert!(sim.engines[0].is_idle());
 }
 
+/// There is room for one of them at a time; nothing wakes the queue for the next.
+#[test]
+fn all_pieces_of_a_write_that_fail_are_told_of() {
+    let limits =
+        Limits { requests: 1, bands: 1, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
+    let mut sim = Sim::with(geometry(KINDS[6], 16, 12), 1, limits, u32::MAX / 2, Random(7), false);
+    sim.world.shared.set_dirty();
+    sim.world.disks[1].dead = true;
+    let all = sim.grains();
+    let n = sim.ask(0, Wish::Write { first: 0, count: all, fua: false });
+    settle_without_keeper(&mut sim);
+    assert_eq!(sim.asked[n].result, None, "acknowledged too early");
+    sim.world.keep();
+    settle_without_keeper(&mut sim);
+    assert_eq!(sim.asked[n].result, Some(Ok(())));
+    sim.verify();
+}
+
 /// Piece by piece, what makes up for the missing member would be read again.
 #[test]
 fn a_long_degraded_read_reads_each_member_once() {

@@ -503,9 +503,13 @@ impl Keeper {
         any
     }
 
-    /// A disk is a member anew: what it did not flush in another life is forgotten.
-    pub(super) fn forgive_flushes(&self, disk: DiskId) {
-        self.board.shared.flushes.forgive(Holder(u32::from(disk.0)));
+    /// A disk is a member anew: what it did not flush in another life is forgotten, and where its log had got to.
+    pub(super) fn forget_past(&self, disk: DiskId) {
+        let holder = Holder(u32::from(disk.0));
+        self.board.shared.flushes.forgive(holder);
+        if let Some(book) = &self.board.log {
+            lock(book).log.forget(holder);
+        }
     }
 
     /// Takes a slot's replacement out of the view.
@@ -617,7 +621,7 @@ impl Keeper {
     fn change(&mut self, change: Change) -> Option<mpsc::Sender<Result<()>>> {
         match change.what {
             What::Join(member) => {
-                self.forgive_flushes(member.disk);
+                self.forget_past(member.disk);
                 self.core.side.disks.attach(member.disk);
                 let sb = &member.superblock;
                 let mut roster = lock(&self.board.roster);

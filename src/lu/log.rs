@@ -4,6 +4,7 @@
 //! When what may be written is [`engine::Log`](crate::engine::Log)'s to say; what a log found on disk means
 //! is [`recovery`](crate::recovery)'s.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::disk::overlay::{Overlay, Patch};
@@ -86,13 +87,25 @@ impl Book {
     }
 }
 
-/// How often a log, or what it speaks of, is read before it counts as unreadable: without it everything has to be resynced,
-/// and until that is done the LU cannot be started without one of its members.
-const TRIES: u32 = 8;
+/// So many reads that fail are tried again before a log, or what it speaks of, counts as unreadable: without it everything has
+/// to be resynced, and until that is done the LU cannot be started without one of its members.
+const PATIENCE: u32 = 8;
 
-fn read_patiently(io: &Blocking<&dyn Backend>, disk: DiskId, at: DiskLba, bytes: &mut [u8]) -> Result<()> {
-    let mut read = || io.read_exact(disk, at, bytes);
-    (1..TRIES).find_map(|_| read().ok()).map_or_else(read, Ok)
+/// Reads, and tries again as long as there is `patience`.
+fn read_patiently(
+    io: &Blocking<&dyn Backend>,
+    disk: DiskId,
+    at: DiskLba,
+    bytes: &mut [u8],
+    patience: &Cell<u32>,
+) -> Result<()> {
+    while patience.get() > 0 {
+        if io.read_exact(disk, at, bytes).is_ok() {
+            return Ok(());
+        }
+        patience.set(patience.get() - 1);
+    }
+    io.read_exact(disk, at, bytes)
 }
 
 /// The newest record of a member's log, or why there is none; `None` if the member has no log.
@@ -102,7 +115,8 @@ pub(super) fn newest(
     sb: &Superblock,
 ) -> Option<Result<Found, String>> {
     let LogPlace { at, ring } = LogPlace::of(sb)?;
-    let read = |from: Sectors, bytes: &mut [u8]| read_patiently(io, disk, at + from, bytes);
+    let patience = Cell::new(PATIENCE);
+    let read = |from: Sectors, bytes: &mut [u8]| read_patiently(io, disk, at + from, bytes, &patience);
     Some(match Found::read(sb.set_uuid, ring.length, ring.multiple, read) {
         Ok(found) => found.map_err(|flaw| flaw.to_string()),
         Err(error) => Err(error.to_string()),
@@ -164,13 +178,20 @@ fn attempt(
     let in_sync = joined.view.synced_below == u64::MAX;
     let generation = if in_sync { newest.saturating_add(1) } else { 0 };
     let mut most = MOST_PARITY;
-    // Whose log could not be read may well fail now: before the others' logs, which tell what to do without it, are gone.
-    let mut in_use = joined.in_use();
-    in_use.sort_by_key(|&index| matches!(joined.candidates[index].log, Some(Ok(_))));
-    for index in in_use {
+    let is_whole = |index: &usize| matches!(joined.candidates[*index].log, Some(Ok(_)));
+    let (whole, flawed): (Vec<usize>, Vec<usize>) = joined.in_use().into_iter().partition(is_whole);
+    // Whose log could not be read may well fail now: before the others' logs, which tell what to do without it, are gone. And
+    // it has none until theirs are empty: an empty one beside logs that vouch says that nothing was in flight there.
+    for &index in &flawed {
+        if let Ok(found) = &joined.candidates[index].found {
+            wipe(&io, joined.candidates[index].disk, &found.superblock)
+                .map_err(|error| (Some(index), error))?;
+        }
+    }
+    for index in whole.iter().chain(&flawed).copied() {
         let candidate = &joined.candidates[index];
         let Ok(found) = &candidate.found else { continue };
-        let keeps = in_sync && matches!(candidate.log, Some(Ok(_)));
+        let keeps = in_sync && is_whole(&index);
         clear(&io, candidate.disk, &found.superblock, generation, keeps)
             .map_err(|error| (Some(index), error))?;
         most = LogPlace::of(&found.superblock).map_or(most, |place| most.min(place.ring.most_parity()));
@@ -215,14 +236,14 @@ fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bo
         let candidate = &joined.candidates[joined.slots.get(slot.index()).copied().flatten()?];
         Some((candidate.disk, candidate.found.as_ref().ok()?.superblock.data_offset))
     };
-    let (mut patch, mut outcome) = (Patch::new(), Outcome::default());
+    let (mut patch, mut outcome, patience) = (Patch::new(), Outcome::default(), Cell::new(PATIENCE));
     for slot in (0..joined.geometry.slots()).map(Slot) {
         let log = joined.slots[slot.index()].and_then(|index| joined.candidates[index].log.as_ref());
         let Some(Ok(found)) = log else { continue };
         for repair in recovery::repairs(&joined.geometry, slot, found).0 {
             let read = |slot: Slot, at: MemberLba, bytes: &mut [u8]| {
                 place(slot).is_some_and(|(disk, start)| {
-                    read_patiently(&io, disk, start + Sectors(at.0), bytes).is_ok()
+                    read_patiently(&io, disk, start + Sectors(at.0), bytes, &patience).is_ok()
                 })
             };
             let write = |slot: Slot, at: MemberLba, bytes: &[u8]| match place(slot) {
@@ -289,9 +310,15 @@ pub(super) fn clear(
         io.flush(disk)?;
         fill_area(io, disk, rest, 0)?;
     } else {
-        fill_area(io, disk, area, 0)?;
-        io.flush(disk)?;
+        wipe(io, disk, sb)?;
         io.write_exact(disk, area.start, &header, true)?;
     }
+    io.flush(disk)
+}
+
+/// Leaves nothing of a member's log, not even an empty one.
+fn wipe(io: &Blocking<&dyn Backend>, disk: DiskId, sb: &Superblock) -> Result<()> {
+    let Some(area) = sb.ppl_area() else { return Ok(()) };
+    fill_area(io, disk, area, 0)?;
     io.flush(disk)
 }

@@ -101,7 +101,7 @@ impl Keeper {
     /// A member that left fills `slot` again, to be brought up to date.
     pub(super) fn take_back(&mut self, member: Member, slot: Slot) -> Result<()> {
         let refused = |text: &str| Err(Error::new(ErrorKind::Refused, text));
-        self.forgive_flushes(member.disk);
+        self.forget_past(member.disk);
         let Some((record, _)) = &mut self.record else { return refused("there is no write-intent bitmap") };
         let events = member.superblock.events;
         if events < record.events_cleared() || events > self.members.events {
