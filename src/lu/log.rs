@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Area;
 use crate::format::ppl::{self, Entry};
 use crate::format::superblock::{Features, Superblock, Time, Uuid};
+use crate::plan::Presence;
 use crate::planted::{Bug, planted};
 use crate::recovery::replay::{self as recovery, Found, Outcome};
 use crate::units::{DiskLba, MemberLba, Sectors, Slot};
@@ -163,7 +164,7 @@ fn attempt(
     if !joined.view.logs {
         return Ok(None);
     }
-    if !read_only && !joined.newly_missing.is_empty() {
+    if !read_only && (!joined.newly_missing.is_empty() || says_too_much(joined)) {
         record_absence(joined, &**backend, wall)?;
     }
     if joined.replay.is_some() {
@@ -199,7 +200,16 @@ fn attempt(
     Ok(Some(Book::new(joined.facts().set_uuid, joined.geometry.slots(), most, generation)))
 }
 
-/// Writes down on all others that members are absent, so that they are two events behind.
+/// Is more of a member called rebuilt, by its superblock, than is believed of it? Without its log nothing would tell next time.
+fn says_too_much(joined: &Joined) -> bool {
+    joined.slots.iter().zip(&joined.view.members).any(|(place, member)| {
+        let (Some(index), Presence::Below(believed)) = (*place, member.presence) else { return false };
+        let found = joined.candidates[index].found.as_ref();
+        found.is_ok_and(|found| found.superblock.watermark().is_none_or(|mark| believed < mark))
+    })
+}
+
+/// Writes down on all others that members are absent, so that they are two events behind, and how far who is there is believed.
 fn record_absence(joined: &mut Joined, backend: &dyn Backend, wall: Time) -> Result<(), Failed> {
     let io = Blocking::new(backend).map_err(|error| (None, error))?;
     let mut members = members_of(joined, backend);
