@@ -57,13 +57,23 @@ impl Engine {
             return false;
         }
         match active.request {
+            request if !self.needs_no_plan(request) => false,
             Request::Read { sectors, memory, .. } => {
                 self.read_directly(index, active.place, sectors, memory, port)
             }
-            Request::Write { sectors, memory, fua, keep, .. }
-                if self.copies > 0 && keep == Keep::default() && !self.shared.is_broken() =>
-            {
+            Request::Write { sectors, memory, fua, .. } => {
                 self.write_directly(index, active.place, sectors, memory, fua, port)
+            }
+            _ => false,
+        }
+    }
+
+    /// Is it of the sort that is sent as it is, if its rows allow that?
+    fn needs_no_plan(&self, request: Request) -> bool {
+        match request {
+            Request::Read { .. } => true,
+            Request::Write { keep, .. } => {
+                self.copies > 0 && keep == Keep::default() && !self.shared.is_broken()
             }
             _ => false,
         }
@@ -74,15 +84,14 @@ impl Engine {
     /// of it is left, which goes on as bands.
     pub(super) fn start_in_parts(&mut self, index: u32, port: &mut impl Port) -> bool {
         let Active { request, is_difficult, .. } = self.requests[index as usize];
-        let (lba, sectors) = match request {
-            Request::Read { lba, sectors, .. } => (lba, sectors),
-            Request::Write { lba, sectors, keep, .. } if self.copies > 0 && keep == Keep::default() => {
-                (lba, sectors)
-            }
-            _ => return false,
+        let (Request::Read { lba, sectors, .. } | Request::Write { lba, sectors, .. }) = request else {
+            return false;
         };
+        if is_difficult || self.is_part(index) || !self.needs_no_plan(request) {
+            return false;
+        }
         self.refresh_view(port);
-        if is_difficult || self.is_part(index) || !self.is_whole {
+        if !self.view.is_whole() {
             return false;
         }
         loop {
@@ -151,8 +160,9 @@ impl Engine {
         let map = self.geometry.stripe(place.stripe);
         let Some(rows) = rows_from(&map, place.row, sectors) else { return false };
         let redundant = self.geometry.is_redundant();
-        let is_plain = self.is_whole || plan::is_plain_everywhere(&map, &self.view, rows);
-        if !is_plain || (redundant && !self.shared.begin_write(self.queue)) {
+        if !plan::is_plain_everywhere(&map, &self.view, rows)
+            || (redundant && !self.shared.begin_write(self.queue))
+        {
             return false;
         }
         let positions = map.sync_start() + u64::from(rows.start)..map.sync_start() + u64::from(rows.end);

@@ -58,8 +58,6 @@ pub struct Engine {
     pub(super) queue: QueueId,
     pub(super) limits: Limits,
     pub(super) view: Arc<View>,
-    /// See [`View::is_whole`].
-    pub(super) is_whole: bool,
     pub(super) requests: Vec<Active>,
     free_requests: Vec<u32>,
     /// Places behind those of requests, for pieces of them that are sent each by itself.
@@ -439,7 +437,6 @@ impl Engine {
             shared,
             queue,
             limits,
-            is_whole: view.is_whole(),
             view,
             requests: alloc::vec![request; places],
             free_requests: (0..limits.requests as u32).rev().collect(),
@@ -943,7 +940,6 @@ impl Engine {
     pub(super) fn refresh_view(&mut self, port: &mut impl Port) {
         if self.shared.epoch() != self.view.epoch {
             self.view = port.view();
-            self.is_whole = self.view.is_whole();
         }
     }
 

@@ -1399,9 +1399,17 @@ const RAID5: Kind = Kind { level: Level::Raid5, layout: "left-symmetric", slots:
 
 /// One engine with plenty of everything, marked dirty. Chunk of 16 sectors, block of one.
 fn plain(kind: Kind) -> Sim {
-    let limits =
-        Limits { requests: 64, bands: 32, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
-    let sim = Sim::with(geometry(kind, 16, 6), 1, limits, u32::MAX / 2, Random(7), false);
+    marked_dirty(geometry(kind, 16, 6), 64, 32)
+}
+
+/// The same with one band for all.
+fn with_one_band(geometry: Geometry) -> Sim {
+    marked_dirty(geometry, 8, 1)
+}
+
+fn marked_dirty(geometry: Geometry, requests: usize, bands: usize) -> Sim {
+    let limits = Limits { requests, bands, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
+    let sim = Sim::with(geometry, 1, limits, u32::MAX / 2, Random(7), false);
     sim.world.shared.set_dirty();
     sim
 }
@@ -1555,10 +1563,7 @@ fn a_failed_write_is_held_until_the_survivors_say_so() {
 /// Bands may all wait for the rows of a write that was sent without one: when it fails, there is room for it still.
 #[test]
 fn a_direct_write_that_fails_needs_no_free_band() {
-    let limits =
-        Limits { requests: 8, bands: 1, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
-    let mut sim = Sim::with(geometry(KINDS[1], 16, 6), 1, limits, u32::MAX / 2, Random(7), false);
-    sim.world.shared.set_dirty();
+    let mut sim = with_one_band(geometry(KINDS[1], 16, 6));
     sim.world.disks[1].dead = true;
     let asked = [0; 3].map(|_| sim.ask(0, Wish::Write { first: 0, count: 4, fua: false }));
     settle_without_keeper(&mut sim);
@@ -1573,11 +1578,8 @@ fn a_direct_write_that_fails_needs_no_free_band() {
 /// beyond the places for them waits for bands.
 #[test]
 fn a_long_request_goes_out_piece_by_piece() {
-    let limits =
-        Limits { requests: 1, bands: 1, band_rows: 1, block: 1, read_only: false, unsummed: u64::MAX };
     for kind in KINDS {
-        let mut sim = Sim::with(geometry(kind, 8, 150), 1, limits, u32::MAX / 2, Random(7), false);
-        sim.world.shared.set_dirty();
+        let mut sim = with_one_band(geometry(kind, 8, 150));
         let (all, map) = (sim.grains(), &sim.world.geometry);
         let pieces = map.size().0.div_ceil(map.unit().0) as usize;
         sim.ask(0, Wish::Read { first: 0, count: all });
@@ -1616,10 +1618,7 @@ fn a_long_request_that_fails_somewhere_fails_once() {
 /// There is room for one of them at a time; nothing wakes the queue for the next.
 #[test]
 fn all_pieces_of_a_write_that_fail_are_told_of() {
-    let limits =
-        Limits { requests: 1, bands: 1, band_rows: 16, block: 1, read_only: false, unsummed: u64::MAX };
-    let mut sim = Sim::with(geometry(KINDS[6], 16, 12), 1, limits, u32::MAX / 2, Random(7), false);
-    sim.world.shared.set_dirty();
+    let mut sim = with_one_band(geometry(KINDS[6], 16, 12));
     sim.world.disks[1].dead = true;
     let all = sim.grains();
     let n = sim.ask(0, Wish::Write { first: 0, count: all, fua: false });

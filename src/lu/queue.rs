@@ -327,10 +327,10 @@ impl Port for Side {
         }
         let ring = place.map_or(Ring { length: Sectors(0), multiple: false }, |(_, log)| log.ring);
         // Laid out as its own is; else it cannot have it.
-        let second = self.health.wire(Slot(slot.0 + self.board.geometry.slots()));
-        let second = second.filter(|_| copy.is_some());
+        let number = self.health.view.replacement_number(slot);
+        let second = self.health.wire(number).filter(|_| copy.is_some());
         let second = second.and_then(|wire| Some((wire.disk, wire.log.filter(|log| log.ring == ring)?)));
-        let begun = book.log.begin(slot, holder, second.map(|(disk, _)| Holder(disk.0.into())), ring);
+        let begun = book.log.begin(slot, holder, second.map(|_| self.holder(number)), ring);
         let room = HEADER_BYTES + book.log.most_parity() as usize;
         let region = match self.records[slot.index()] {
             None => self.memory.insert_owned(AlignedBuf::new(room)),
