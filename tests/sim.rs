@@ -10,7 +10,7 @@ use uraid::sim::{Scenario, run};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_uraid-sim");
 
 /// Scenarios that broke a promise, by name; each says what it found.
-const REGRESSIONS: [(&str, &str); 21] = [
+const REGRESSIONS: [(&str, &str); 22] = [
     ("given up on one disk only", include_str!("sim/given_up_on_one_disk_only.txt")),
     ("two rounds cut short", include_str!("sim/two_rounds_cut_short.txt")),
     ("ahead by a spare, then failed", include_str!("sim/ahead_then_failed.txt")),
@@ -32,6 +32,7 @@ const REGRESSIONS: [(&str, &str); 21] = [
     ("rebuilt, then unreadable", include_str!("sim/rebuilt_then_unreadable.txt")),
     ("log unreadable, then failed", include_str!("sim/log_unreadable_then_failed.txt")),
     ("log unreadable twice", include_str!("sim/log_unreadable_twice.txt")),
+    ("log read now and then", include_str!("sim/log_read_now_and_then.txt")),
 ];
 
 #[test]

@@ -135,6 +135,11 @@ impl Joined {
         }
     }
 
+    /// May it start although what was being written may come back wrong?
+    pub(super) fn allows_dirty(&self) -> bool {
+        self.allow.dirty
+    }
+
     /// Slots that hold no data, wholly or in part.
     pub(super) fn incomplete(&self) -> SlotSet {
         self.view.incomplete()

@@ -16,11 +16,12 @@ use crate::format::ppl::{self, Entry};
 use crate::format::superblock::{Features, Superblock, Time, Uuid};
 use crate::plan::Presence;
 use crate::planted::{Bug, planted};
-use crate::recovery::replay::{self as recovery, Found, Outcome};
-use crate::units::{DiskLba, MemberLba, Sectors, Slot};
+use crate::recovery::replay::{self as recovery, Found};
+use crate::units::{DiskLba, MemberLba, Sectors, Slot, SlotSet};
 
 use super::assemble::Joined;
 use super::create::fill_area;
+use super::members::Members;
 use super::open::{members_of, round_to_blocks};
 
 /// Where a member's log is.
@@ -89,7 +90,8 @@ impl Book {
 }
 
 /// So many reads that fail are tried again before a log, or what it speaks of, counts as unreadable: without it everything has
-/// to be resynced, and until that is done the LU cannot be started without one of its members.
+/// to be resynced, and until that is done the LU cannot be started without one of its members. (So many in a row when a log is
+/// looked for, for the first that does not come right ends that; in all when it is replayed, which may meet many.)
 const PATIENCE: u32 = 8;
 
 /// Reads, and tries again as long as there is `patience`.
@@ -116,8 +118,8 @@ pub(super) fn newest(
     sb: &Superblock,
 ) -> Option<Result<Found, String>> {
     let LogPlace { at, ring } = LogPlace::of(sb)?;
-    let patience = Cell::new(PATIENCE);
-    let read = |from: Sectors, bytes: &mut [u8]| read_patiently(io, disk, at + from, bytes, &patience);
+    let read =
+        |from: Sectors, bytes: &mut [u8]| read_patiently(io, disk, at + from, bytes, &Cell::new(PATIENCE));
     Some(match Found::read(sb.set_uuid, ring.length, ring.multiple, read) {
         Ok(found) => found.map_err(|flaw| flaw.to_string()),
         Err(error) => Err(error.to_string()),
@@ -131,8 +133,9 @@ pub(super) fn newest(
 /// log is given generation 0, which vouches for nothing, while a resync has yet to come.
 ///
 /// Before that, the absence of members is recorded: what the logs say of blocks that nobody has now is lost with them, and
-/// whoever comes back must not be taken for one that is in sync. A member that cannot be written is given up, if it can be
-/// spared. `block`: sectors in the LU's block.
+/// whoever comes back must not be taken for one that is in sync. Before that also parity that the replay could not make right is
+/// put on record as bad, if no resync will come to it. A member that cannot be written is given up, if it can be spared.
+/// `block`: sectors in the LU's block.
 pub(super) fn ready(
     joined: &mut Joined,
     backend: &mut Arc<dyn Backend>,
@@ -167,8 +170,9 @@ fn attempt(
     if !read_only && (!joined.newly_missing.is_empty() || says_too_much(joined)) {
         record_absence(joined, &**backend, wall)?;
     }
+    let mut unjudged = SlotSet::EMPTY;
     if joined.replay.is_some() {
-        replay_all(joined, backend, read_only)?;
+        unjudged = replay_all(joined, backend, read_only, wall)?;
     }
     if read_only {
         return Ok(None);
@@ -179,10 +183,15 @@ fn attempt(
     let in_sync = joined.view.synced_below == u64::MAX;
     let generation = if in_sync { newest.saturating_add(1) } else { 0 };
     let mut most = MOST_PARITY;
-    let is_whole = |index: &usize| matches!(joined.candidates[*index].log, Some(Ok(_)));
+    let is_judged = |index: &usize| {
+        let slot = joined.slots.iter().position(|place| *place == Some(*index));
+        slot.is_none_or(|slot| !unjudged.contains(Slot(slot as u16)))
+    };
+    let is_whole = |index: &usize| matches!(joined.candidates[*index].log, Some(Ok(_))) && is_judged(index);
     let (whole, flawed): (Vec<usize>, Vec<usize>) = joined.in_use().into_iter().partition(is_whole);
     // Whose log could not be read may well fail now: before the others' logs, which tell what to do without it, are gone. And
-    // it has none until theirs are empty: an empty one beside logs that vouch says that nothing was in flight there.
+    // it has none until theirs are empty: an empty one beside logs that vouch says that nothing was in flight there. No more may
+    // a log say that whose rows have yet to be resynced.
     for &index in &flawed {
         if let Ok(found) = &joined.candidates[index].found {
             wipe(&io, joined.candidates[index].disk, &found.superblock)
@@ -222,31 +231,103 @@ fn record_absence(joined: &mut Joined, backend: &dyn Backend, wall: Time) -> Res
                 members.fail_slot(slot);
             }
         }
-        members.stamp(wall);
-        for member in &mut members.list {
-            let (disk, at) = (member.disk, member.at());
-            let index = joined.candidates.iter().position(|candidate| candidate.disk == disk);
-            io.write_exact(disk, at, member.encode(), true).map_err(|error| (index, error))?;
+        write_round(joined, &io, &mut members, wall)?;
+    }
+    take_over(joined, members);
+    Ok(())
+}
+
+/// Rows of a slot's parity that may not agree with data, and nothing would make agree.
+type Stale = (Slot, MemberLba, Sectors);
+
+/// Sees to it that nobody computes from stale parity: it is bad from now on, until all of the row is written. Whoever has no room
+/// to record that cannot be kept, unless it was allowed that what was being written comes back wrong.
+fn record_stale(
+    joined: &mut Joined,
+    backend: &dyn Backend,
+    stale: &[Stale],
+    read_only: bool,
+    wall: Time,
+) -> Result<(), Failed> {
+    for &(slot, at, sectors) in stale {
+        joined.view.members[slot.index()].mark_bad(at, sectors);
+    }
+    if read_only || stale.is_empty() {
+        return Ok(());
+    }
+    let io = Blocking::new(backend).map_err(|error| (None, error))?;
+    let mut members = members_of(joined, backend);
+    for &(slot, at, sectors) in stale {
+        let Some(member) = members.numbered(slot) else { continue };
+        let mut longer = member.clone();
+        if longer.add_bad(at, sectors) {
+            *member = longer;
+        } else if !joined.allows_dirty() {
+            let text = format!(
+                "{slot} has no room on its list of bad blocks for parity that its log could not repair, because other members \
+                 cannot be read there; to start it nevertheless, with the risk that data comes back wrong: --allow-dirty"
+            );
+            let index = joined.slots.get(slot.index()).copied().flatten();
+            return Err((index, Error::new(ErrorKind::Io, text)));
         }
     }
-    for member in members.list {
-        let found = joined.candidates.iter_mut().find(|candidate| candidate.disk == member.disk);
-        if let Some(Ok(found)) = found.map(|candidate| &mut candidate.found) {
-            *found = member.into_found(found);
+    // Whoever is behind the others by one gets their word first: see the keeper.
+    for _ in usize::from(!members.lags)..2 {
+        write_round(joined, &io, &mut members, wall)?;
+    }
+    take_over(joined, members);
+    Ok(())
+}
+
+/// Writes the lists of bad blocks that have changed, and then all superblocks.
+fn write_round(
+    joined: &Joined,
+    io: &Blocking<&dyn Backend>,
+    members: &mut Members,
+    wall: Time,
+) -> Result<(), Failed> {
+    members.stamp(wall);
+    for member in &mut members.list {
+        let disk = member.disk;
+        let failed = |error| (joined.candidates.iter().position(|candidate| candidate.disk == disk), error);
+        if let Some((at, list)) = member.take_bad() {
+            io.write_exact(disk, at, &list, true).map_err(failed)?;
         }
+        let at = member.at();
+        io.write_exact(disk, at, member.encode(), true).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Repairs the parity of all rows the logs speak of, on disk or in an overlay.
-fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bool) -> Result<(), Failed> {
+/// What was written is what would be read now.
+fn take_over(joined: &mut Joined, members: Members) {
+    for member in members.list {
+        let Some(candidate) = joined.candidates.iter_mut().find(|it| it.disk == member.disk) else {
+            continue;
+        };
+        candidate.bad = member.bad().clone();
+        if let Ok(found) = &mut candidate.found {
+            *found = member.into_found(found);
+        }
+    }
+}
+
+/// Repairs the parity of all rows the logs speak of, on disk or in an overlay. Returns whose log speaks of rows that could not
+/// be judged, for which all has to be resynced.
+fn replay_all(
+    joined: &mut Joined,
+    backend: &mut Arc<dyn Backend>,
+    read_only: bool,
+    wall: Time,
+) -> Result<SlotSet, Failed> {
     let io = Blocking::new(&**backend).map_err(|error| (None, error))?;
     let of = |slot: Slot| joined.slots.get(slot.index()).copied().flatten();
     let place = |slot: Slot| {
         let candidate = &joined.candidates[joined.slots.get(slot.index()).copied().flatten()?];
         Some((candidate.disk, candidate.found.as_ref().ok()?.superblock.data_offset))
     };
-    let (mut patch, mut outcome, patience) = (Patch::new(), Outcome::default(), Cell::new(PATIENCE));
+    let (mut patch, patience) = (Patch::new(), Cell::new(PATIENCE));
+    let (mut unjudged, mut stale) = (SlotSet::EMPTY, Vec::new());
     for slot in (0..joined.geometry.slots()).map(Slot) {
         let log = joined.slots[slot.index()].and_then(|index| joined.candidates[index].log.as_ref());
         let Some(Ok(found)) = log else { continue };
@@ -269,10 +350,19 @@ fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bo
                     .map_err(|error| (of(slot), error)),
                 None => Ok(()),
             };
-            let one = repair.run(&joined.geometry, &joined.view, read, write)?;
-            outcome.unreadable += one.unreadable;
+            let outcome = repair.run(&joined.geometry, &joined.view, read, write)?;
+            if outcome.unreadable > 0 {
+                unjudged.insert(slot);
+            }
+            let map = joined.geometry.stripe(repair.stripe);
+            let parity = map.cell(map.cells() - 1).at;
+            stale.extend(
+                outcome.stale.iter().map(|rows| {
+                    (slot, parity + Sectors(u64::from(rows.start)), Sectors(u64::from(rows.len())))
+                }),
+            );
             // What a rebuild has not done yet it makes of the parity there is. What it has done it would not look at again.
-            if let Some(slot) = one.doubtful {
+            if let Some(slot) = outcome.doubtful {
                 let text =
                     format!("{slot}, which was being rebuilt, cannot be read where the log repairs it");
                 return Err((of(slot), Error::new(ErrorKind::Io, text)));
@@ -286,15 +376,18 @@ fn replay_all(joined: &mut Joined, backend: &mut Arc<dyn Backend>, read_only: bo
         }
     }
     drop(io);
-    // Rows that could not be judged. With a member missing nothing but what cannot be read depends on their
-    // parity.
-    if outcome.unreadable > 0 && joined.incomplete().is_empty() {
+    // Rows that could not be judged. A resync needs all members; with one missing, or not rebuilt yet, it or what is made anew
+    // would come of their parity.
+    if !joined.incomplete().is_empty() {
+        record_stale(joined, &**backend, &stale, read_only, wall)?;
+        unjudged = SlotSet::EMPTY;
+    } else if !unjudged.is_empty() {
         joined.view.synced_below = 0;
     }
     if !patch.is_empty() {
         *backend = Arc::new(Overlay::new(backend.clone(), patch));
     }
-    Ok(())
+    Ok(unjudged)
 }
 
 /// Most sectors an overlay holds: 128 MiB.

@@ -4,7 +4,8 @@
 //! Pure: who calls reads and writes. [`Found::read`] walks a member's log to its newest record. [`repairs`]
 //! says which rows that speaks of, having looked at every word of it: nothing a log claims is believed.
 //! [`Repair::run`] sums up, row by row, the partial parity and what the modified cells hold now; that is the
-//! parity. A row of which a modified cell is not there is left alone.
+//! parity. A row of which a modified cell is not there is left alone; where one is there and cannot be read
+//! that is told, for what the parity is worth there nobody knows.
 //!
 //! Idempotent: only parity is written, and none is read. Cut short anywhere it can be run again from its
 //! beginning, as long as the log is whole.
@@ -96,7 +97,7 @@ pub struct Repair<'f> {
 }
 
 /// What became of the rows of repairs, in sectors.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Outcome {
     /// Parity was written.
     pub repaired: u64,
@@ -107,6 +108,18 @@ pub struct Outcome {
     /// Whose rows, already rebuilt, were among those that are left alone because they could not be read. Their parity may
     /// not agree with what the rebuild has made of it.
     pub doubtful: Option<Slot>,
+    /// Rows of the stripe whose parity is there and may not agree with data that is there, for some of that could not be
+    /// read just now, and that no rebuild under way makes anew. Nothing may be computed from it. In their order.
+    pub stale: Vec<Rows>,
+}
+
+impl Outcome {
+    fn note_stale(&mut self, row: u32) {
+        match self.stale.last_mut() {
+            Some(last) if last.end == row => last.end += 1,
+            _ => self.stale.push(Rows::new(row, row + 1)),
+        }
+    }
 }
 
 /// What the newest record in `slot` asks for, in its order, and what is wrong with it. Repairs are whole or
@@ -192,7 +205,13 @@ impl Repair<'_> {
                     let all = self.modified.clone().all(|cell| there(map.cell(cell).slot));
                     let which = if all { &mut outcome.unreadable } else { &mut outcome.left };
                     *which += 1;
-                    outcome.doubtful = unread.filter(|&slot| !there(slot)).or(outcome.doubtful);
+                    let Some(unread) = unread else { continue };
+                    let parity = map.cell(map.cells() - 1);
+                    if !there(unread) {
+                        outcome.doubtful = Some(unread);
+                    } else if is_there(view, parity.slot, parity.at + Sectors(u64::from(row)), 1) {
+                        outcome.note_stale(row);
+                    }
                 }
             }
             start = rows.end;
@@ -200,8 +219,8 @@ impl Repair<'_> {
         Ok(outcome)
     }
 
-    /// The parity of up to a block of rows. `Err` if they must be left alone as a whole, with the slot that should have been
-    /// readable there, if it was that.
+    /// The parity of up to a block of rows. `Err` if they must be left alone as a whole; with the slot that should have been
+    /// readable there, if that is all that was in the way.
     #[allow(clippy::too_many_arguments, reason = "what one call of `run` holds")]
     fn block<E>(
         &self,
@@ -223,25 +242,22 @@ impl Repair<'_> {
             let place = map.cell(cell);
             (place.slot, place.at + Sectors(u64::from(rows.start)))
         };
+        let (parity, to) = place(map.cells() - 1);
+        let good = self.modified.clone().map(place).all(|(slot, at)| is_good(view, slot, at, rows.len()));
+        if !good || is_bad(&view.members[parity.index()].bad, to, rows.len()) {
+            return Ok(Err(None));
+        }
         match self.parity.get(offset..offset + len) {
             Some(parity) => sum.copy_from_slice(parity),
             None => sum.fill(0),
         }
-        for cell in self.modified.clone() {
-            let (slot, at) = place(cell);
-            if !is_good(view, slot, at, rows.len()) {
-                return Ok(Err(None));
-            }
+        for (slot, at) in self.modified.clone().map(place) {
             if !read(slot, at, bytes) {
                 return Ok(Err(Some(slot)));
             }
             sum.iter_mut().zip(&*bytes).for_each(|(sum, byte)| *sum ^= byte);
         }
-        let (slot, at) = place(map.cells() - 1);
-        if is_bad(&view.members[slot.index()].bad, at, rows.len()) {
-            return Ok(Err(None));
-        }
-        write(slot, at, sum)?;
+        write(parity, to, sum)?;
         outcome.repaired += u64::from(rows.len());
         Ok(Ok(()))
     }
@@ -251,14 +267,16 @@ const BLOCK: usize = (LOG_ROWS as u64 * SECTOR) as usize;
 
 /// Is there something to be read that may be believed?
 fn is_good(view: &View, slot: Slot, at: MemberLba, sectors: u32) -> bool {
-    let member = &view.members[slot.index()];
-    let end = at + Sectors(u64::from(sectors));
-    let there = match member.presence {
+    is_there(view, slot, at, sectors) && !is_bad(&view.members[slot.index()].bad, at, sectors)
+}
+
+/// Is there a member, and not to be rebuilt there?
+fn is_there(view: &View, slot: Slot, at: MemberLba, sectors: u32) -> bool {
+    match view.members[slot.index()].presence {
         Presence::Present => true,
-        Presence::Below(watermark) => end <= watermark,
+        Presence::Below(watermark) => at + Sectors(u64::from(sectors)) <= watermark,
         Presence::Missing => false,
-    };
-    there && !is_bad(&member.bad, at, sectors)
+    }
 }
 
 fn is_bad(bad: &[(MemberLba, MemberLba)], at: MemberLba, sectors: u32) -> bool {
@@ -363,7 +381,9 @@ mod tests {
         let whole = Outcome { repaired: 8, ..Outcome::default() };
         assert_eq!(run(&healthy, None), (whole, alloc::vec![(3, 0, 4096)]));
         let sector = Some((Slot(1), MemberLba(3)));
-        assert_eq!(run(&healthy, sector).0, Outcome { repaired: 7, unreadable: 1, ..Outcome::default() });
+        let third = alloc::vec![Rows::new(3, 4)];
+        let left = Outcome { repaired: 7, unreadable: 1, stale: third.clone(), ..Outcome::default() };
+        assert_eq!(run(&healthy, sector).0, left);
         for (slot, repaired) in [(0, 8), (1, 0), (2, 0), (3, 0)] {
             let mut view = View::healthy(4);
             view.members[slot].presence = Presence::Missing;
@@ -373,11 +393,27 @@ mod tests {
         view.members[2].presence = Presence::Below(MemberLba(6));
         // What is rebuilt already should be readable; the rest is not even asked for.
         for (row, doubtful) in [(3, Some(Slot(2))), (6, None)] {
-            assert_eq!(run(&view, Some((Slot(2), MemberLba(row)))).0.doubtful, doubtful, "row {row}");
+            let outcome = run(&view, Some((Slot(2), MemberLba(row)))).0;
+            assert_eq!((outcome.doubtful, outcome.stale), (doubtful, alloc::vec![]), "row {row}");
         }
-        assert_eq!(run(&view, Some((Slot(1), MemberLba(3)))).0.doubtful, None, "that is another matter");
+        // Whatever the rebuild has made there agrees with the wrong parity; the rest it makes so.
+        for (row, stale) in [(3, third.clone()), (6, alloc::vec![])] {
+            let outcome = run(&view, Some((Slot(1), MemberLba(row)))).0;
+            assert_eq!((outcome.doubtful, outcome.stale), (None, stale), "row {row}");
+        }
         view.members[3].bad.push((MemberLba(1), MemberLba(2)));
         assert_eq!(run(&view, None).0.repaired, 5);
+        view.members[3].bad.push((MemberLba(3), MemberLba(4)));
+        assert_eq!(run(&view, sector).0.stale, [], "nobody computes from it as it is");
+        // Parity that is made anew is nobody's trouble; what is missing beside has no part in it.
+        for (presence, stale) in [(MemberLba(4), third.clone()), (MemberLba(3), alloc::vec![])] {
+            let mut view = View::healthy(4);
+            view.members[3].presence = Presence::Below(presence);
+            assert_eq!(run(&view, sector).0.stale, stale, "below {presence}");
+        }
+        let mut view = View::healthy(4);
+        view.members[0].presence = Presence::Missing;
+        assert_eq!(run(&view, sector).0.stale, third);
     }
 
     #[test]
