@@ -23,6 +23,7 @@ pub mod error;
 pub mod units;
 
 mod planted;
+mod prefetch;
 
 pub mod format;
 pub mod geometry;

@@ -204,6 +204,7 @@ impl Memory {
 
     /// Takes a buffer. `None` (and the buffer is gone) if there is no room ([`Memory::room`]) or it is 4 GiB
     /// or more.
+    #[inline(always)]
     pub fn insert_owned(&mut self, mut buf: AlignedBuf) -> Option<RegionId> {
         let len = u32::try_from(buf.len()).ok()?;
         let base = NonNull::from(&mut buf[..]).cast();
@@ -214,6 +215,7 @@ impl Memory {
     ///
     /// # Panics
     /// If `region` is not such a one or I/O is in flight on it.
+    #[inline(always)]
     pub fn remove_owned(&mut self, region: RegionId) -> AlignedBuf {
         match self.remove(region) {
             Hold::Owned(buf) => buf,
@@ -290,6 +292,7 @@ impl Memory {
     ///
     /// # Panics
     /// If the span is outside its region, lent for reading only, or overlaps a range in flight.
+    #[inline(always)]
     pub fn io_read_into(&mut self, span: Span) -> IoBuf {
         let ptr = self.writable(span);
         self.launch(span, ptr, true)
@@ -300,6 +303,7 @@ impl Memory {
     ///
     /// # Panics
     /// If the span is outside its region or overlaps a range a disk is reading into.
+    #[inline(always)]
     pub fn io_write_from(&mut self, span: Span) -> IoBuf {
         let ptr = self.readable(span);
         self.launch(span, ptr, false)
@@ -393,9 +397,24 @@ impl Memory {
         kernels: &Kernels,
         dst: &[Span],
         terms: impl IntoIterator<Item = (Span, [u8; 2])>,
+        accumulate: bool,
+    ) {
+        let terms = terms.into_iter();
+        // (Room for many takes longer to make than the sum of a small write.)
+        match terms.size_hint() {
+            (_, Some(0..=4)) => self.fold_by::<4>(kernels, dst, terms, accumulate),
+            _ => self.fold_by::<32>(kernels, dst, terms, accumulate),
+        }
+    }
+
+    /// [`fold`](Memory::fold), up to `GROUP` terms at a time.
+    fn fold_by<const GROUP: usize>(
+        &mut self,
+        kernels: &Kernels,
+        dst: &[Span],
+        mut terms: impl Iterator<Item = (Span, [u8; 2])>,
         mut accumulate: bool,
     ) {
-        const GROUP: usize = 32;
         let (first, second) = match *dst {
             [p] => (p, None),
             [p, q] => (p, Some(q)),
@@ -407,7 +426,6 @@ impl Memory {
             self.writable(second)
         });
 
-        let mut terms = terms.into_iter();
         let mut group: [(NonNull<u8>, [u8; 2]); GROUP] = [(NonNull::dangling(), [0; 2]); GROUP];
         let mut sources: [Source<'_>; GROUP] = std::array::from_fn(|_| Source { bytes: &[], coef: [0; 2] });
         loop {
@@ -465,7 +483,9 @@ impl Memory {
     fn region(&self, id: RegionId) -> &Region {
         let region = &self.regions[id.index()];
         let live = region.generation == id.generation() && !matches!(region.hold, Hold::Vacant);
-        assert!(live, "{id:?} names no region");
+        if !live {
+            stale(id.0);
+        }
         region
     }
 
@@ -475,38 +495,51 @@ impl Memory {
     }
 
     /// The region of `span`, which lies inside it.
+    #[inline(always)]
     fn inside(&self, span: Span) -> &Region {
         let region = self.region(span.region);
         let fits = span.offset.checked_add(span.len).is_some_and(|end| end <= region.len);
-        assert!(fits, "{span:?} is outside its region of {} bytes", region.len);
+        if !fits {
+            broken(span.region.0, span.offset, span.len, "is outside its region");
+        }
         region
     }
 
     /// Where `span` is, for reading: no disk is reading into it.
+    #[inline(always)]
     fn readable(&self, span: Span) -> NonNull<u8> {
         let region = self.inside(span);
         let range = span.offset..span.end();
         let clear = region.flights.iter().all(|f| !f.into || !overlap(f.start..f.end, range.clone()));
-        assert!(clear, "{span:?} is being read into by a disk");
+        if !clear {
+            broken(span.region.0, span.offset, span.len, "is being read into by a disk");
+        }
         region.at(span.offset)
     }
 
     /// Where `span` is, for writing: it may be written and no disk is working on it.
+    #[inline(always)]
     fn writable(&mut self, span: Span) -> NonNull<u8> {
         let region = self.inside(span);
         let range = span.offset..span.end();
         let clear = region.flights.iter().all(|f| !overlap(f.start..f.end, range.clone()));
-        assert!(clear, "{span:?} is in use by a disk");
-        assert!(region.writable, "{span:?} is lent for reading only");
+        if !clear {
+            broken(span.region.0, span.offset, span.len, "is in use by a disk");
+        }
+        if !region.writable {
+            broken(span.region.0, span.offset, span.len, "is lent for reading only");
+        }
         region.at(span.offset)
     }
 
+    #[inline(always)]
     fn launch(&mut self, span: Span, ptr: NonNull<u8>, into: bool) -> IoBuf {
         let buf = IoBuf { ptr, span, into, memory: self.id };
         self.region_mut(span.region).flights.push(buf.flight());
         buf
     }
 
+    #[inline(always)]
     fn insert(&mut self, base: NonNull<u8>, len: u32, writable: bool, hold: Hold) -> Option<RegionId> {
         let index = self.free.pop()? as usize;
         let region = &mut self.regions[index];
@@ -514,6 +547,7 @@ impl Memory {
         Some(RegionId::new(index, region.generation))
     }
 
+    #[inline(always)]
     fn remove(&mut self, id: RegionId) -> Hold {
         let region = self.region_mut(id);
         assert!(region.flights.is_empty(), "{id:?} removed with I/O in flight");
@@ -555,6 +589,19 @@ impl fmt::Debug for Memory {
             self.pool_free_bytes()
         )
     }
+}
+
+/// A caller broke the rules. Told number by number: a span that is handed on as one, or shown, is kept in memory by all who might.
+#[cold]
+#[inline(never)]
+fn broken(region: u32, offset: u32, len: u32, how: &str) -> ! {
+    panic!("{:?} {how}", Span { region: RegionId(region), offset, len })
+}
+
+#[cold]
+#[inline(never)]
+fn stale(region: u32) -> ! {
+    panic!("{:?} names no region", RegionId(region))
 }
 
 /// The slices of [`Memory::fold`]: start and length in bytes.

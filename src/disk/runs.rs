@@ -151,19 +151,18 @@ impl Run {
         self.parts.len()
     }
 
-    /// Takes an operation that goes on where this one ends, or gives it back.
-    fn join(&mut self, ticket: u64, op: Op) -> Result<(), Op> {
-        let (Some(first), Some((at, len))) = (self.first(), op.place()) else { return Err(op) };
+    /// Does an operation go on where this one ends, and is there room for it?
+    fn goes_on_with(&self, op: &Op) -> bool {
+        let (Some(first), Some((at, len))) = (self.first(), op.place()) else { return false };
         let follows = first.kind() == op.kind()
             && first.is_fua() == op.is_fua()
             && first.place().is_some_and(|(start, _)| start + sectors(self.bytes) == at);
-        let fits = !self.alone && self.parts.len() < MOST_PARTS && self.bytes + len <= MOST_BYTES;
-        if !(follows && fits) {
-            return Err(op);
-        }
-        self.bytes += len;
+        follows && !self.alone && self.parts.len() < MOST_PARTS && self.bytes + len <= MOST_BYTES
+    }
+
+    fn append(&mut self, ticket: u64, op: Op) {
+        self.bytes += op.place().map_or(0, |(_, len)| len);
         self.parts.push((ticket, op));
-        Ok(())
     }
 }
 
@@ -173,12 +172,13 @@ fn sectors(bytes: usize) -> Sectors {
 
 /// Runs that have not begun, in the order in which they were.
 pub(super) struct Runs {
-    runs: VecDeque<Run>,
+    runs: VecDeque<Box<Run>>,
     /// The number of the first of them, counted from the first there ever was.
     first: u64,
     /// By disk: the number of its newest run, plus one.
     newest: Vec<u64>,
-    spare: Vec<Run>,
+    #[allow(clippy::vec_box, reason = "runs come and go all the time, and a box is less to move")]
+    spare: Vec<Box<Run>>,
     operations: usize,
     joins: bool,
 }
@@ -190,7 +190,7 @@ impl Runs {
             runs: VecDeque::with_capacity(depth),
             first: 0,
             newest: Vec::new(),
-            spare: (0..depth).map(|_| Run::new(joins)).collect(),
+            spare: (0..depth).map(|_| Box::new(Run::new(joins))).collect(),
             operations: 0,
             joins,
         }
@@ -200,13 +200,9 @@ impl Runs {
     pub(super) fn push(&mut self, ticket: u64, op: Op) {
         self.operations += 1;
         let disk = op.disk().index();
-        let op = match self.newest_of(disk) {
-            Some(run) => match run.join(ticket, op) {
-                Ok(()) => return,
-                Err(op) => op,
-            },
-            None => op,
-        };
+        if let Some(run) = self.newest_of(disk).filter(|run| run.goes_on_with(&op)) {
+            return run.append(ticket, op);
+        }
         if self.joins {
             if self.newest.len() <= disk {
                 self.newest.resize(disk + 1, 0);
@@ -223,19 +219,19 @@ impl Runs {
     }
 
     fn begin(&mut self, ticket: u64, op: Op, alone: bool) {
-        let mut run = self.spare.pop().unwrap_or_else(|| Run::new(self.joins));
-        (run.bytes, run.alone) = (op.place().map_or(0, |(_, len)| len), alone);
-        run.parts.push((ticket, op));
-        self.runs.push_back(run);
+        self.runs.push_back(self.spare.pop().unwrap_or_else(|| Box::new(Run::new(self.joins))));
+        let Some(run) = self.runs.back_mut() else { return };
+        (run.bytes, run.alone) = (0, alone);
+        run.append(ticket, op);
     }
 
     fn newest_of(&mut self, disk: usize) -> Option<&mut Run> {
         let number = self.newest.get(disk)?.checked_sub(1)?;
-        self.runs.get_mut(number.checked_sub(self.first)? as usize)
+        self.runs.get_mut(number.checked_sub(self.first)? as usize).map(|run| &mut **run)
     }
 
     /// The next to begin.
-    pub(super) fn pop(&mut self) -> Option<Run> {
+    pub(super) fn pop(&mut self) -> Option<Box<Run>> {
         let run = self.runs.pop_front()?;
         self.first += 1;
         self.operations -= run.parts.len();
@@ -243,7 +239,7 @@ impl Runs {
     }
 
     /// A run that has ended, and whose operations have gone, to be used again.
-    pub(super) fn recycle(&mut self, mut run: Run) {
+    pub(super) fn recycle(&mut self, mut run: Box<Run>) {
         run.parts.clear();
         self.spare.push(run);
     }

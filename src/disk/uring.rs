@@ -171,7 +171,7 @@ enum Target {
 
 /// A run of operations in the ring.
 struct Flight {
-    run: Run,
+    run: Box<Run>,
     target: Target,
     block: u32,
     /// Registered memory is worth it.

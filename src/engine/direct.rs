@@ -40,6 +40,9 @@ pub(super) struct Direct {
 enum Kind {
     /// Where from, and, of a mirror, how often its rows had been locked.
     Read { slot: Slot, at: MemberLba, seen: Option<Observed> },
+    /// The sum of several: how often their rows had been locked, and the memory for all of these but the first, which is
+    /// read to where the sum is to be.
+    Sum { seen: Observed, lanes: Option<u32>, failed: bool },
     /// Its row lock, the regions it is counted in, and which copies could not be written, a bit each.
     Write { mask: u32, regions: Option<Regions>, failed: u32 },
 }
@@ -57,7 +60,7 @@ impl Engine {
             return false;
         }
         match active.request {
-            request if !self.needs_no_plan(request) => false,
+            ref request if !self.needs_no_plan(request) => false,
             Request::Read { sectors, memory, .. } => {
                 self.read_directly(index, active.place, sectors, memory, port)
             }
@@ -69,8 +72,8 @@ impl Engine {
     }
 
     /// Is it of the sort that is sent as it is, if its rows allow that?
-    fn needs_no_plan(&self, request: Request) -> bool {
-        match request {
+    fn needs_no_plan(&self, request: &Request) -> bool {
+        match *request {
             Request::Read { .. } => true,
             Request::Write { keep, .. } => {
                 self.copies > 0 && keep == Keep::default() && !self.shared.is_broken()
@@ -87,7 +90,7 @@ impl Engine {
         let (Request::Read { lba, sectors, .. } | Request::Write { lba, sectors, .. }) = request else {
             return false;
         };
-        if is_difficult || self.is_part(index) || !self.needs_no_plan(request) {
+        if is_difficult || self.is_part(index) || !self.needs_no_plan(&request) {
             return false;
         }
         self.refresh_view(port);
@@ -134,8 +137,9 @@ impl Engine {
         let map = self.geometry.stripe(place.stripe);
         let Some(rows) = rows_from(&map, place.row, sectors) else { return false };
         let leg = self.legs.choose(&map, rows);
-        let Some((slot, at)) = plan::direct(&map, &self.view, leg, Piece { data: place.cell, rows }) else {
-            return false;
+        let piece = Piece { data: place.cell, rows };
+        let Some((slot, at)) = plan::direct(&map, &self.view, leg, piece) else {
+            return self.read_sum(index, place.stripe, piece, memory, port);
         };
         let (locks, stripe) = (&self.shared.locks, place.stripe);
         let seen = (self.geometry.copies() > 1).then(|| locks.observe(stripe, locks.mask(rows)));
@@ -145,6 +149,66 @@ impl Engine {
         port.read(tag(DIRECT, 0) | u64::from(index), slot, at, memory);
         self.legs.begin(slot, at, rows.len());
         self.begin_direct(index, 1, Direct { stripe, kind: Kind::Read { slot, at, seen: seen.flatten() } })
+    }
+
+    /// Reads what a lost disk had: the others, to be summed up.
+    fn read_sum(
+        &mut self,
+        index: u32,
+        stripe: Stripe,
+        piece: Piece,
+        memory: Bytes,
+        port: &mut impl Port,
+    ) -> bool {
+        // (Bands that wait come first, for they may wait for memory.)
+        if self.sources == 0 || self.has_enough_to_sum() || !self.waiting.is_empty() {
+            return false;
+        }
+        let map = self.geometry.stripe(stripe);
+        let Some(sources) = plan::summed(&map, &self.view, piece) else { return false };
+        let locks = &self.shared.locks;
+        let Some(seen) = locks.observe(stripe, locks.mask(piece.rows)) else { return false };
+        let lanes = match self.sources {
+            1 => None,
+            count => match port.alloc(u32::from(count - 1) * memory.len) {
+                None => return false,
+                lanes => lanes,
+            },
+        };
+        let first = index as usize * usize::from(self.sources);
+        for (n, (slot, at)) in (0u16..).zip(sources) {
+            let into = n.checked_sub(1).map_or(memory, |lane| lane_of(lanes, lane, memory.len));
+            self.taken[first + usize::from(n)].0 = slot;
+            port.read(tag(DIRECT, n) | u64::from(index), slot, at, into);
+            self.legs.begin(slot, at, piece.rows.len());
+        }
+        self.unsummed += u64::from(self.sources) * u64::from(memory.len);
+        let kind = Kind::Sum { seen, lanes, failed: false };
+        self.begin_direct(index, self.sources, Direct { stripe, kind })
+    }
+
+    /// The reads of a sum are back.
+    fn sum_up(&mut self, index: u32, port: &mut impl Port) {
+        let Direct { stripe, kind: Kind::Sum { seen, lanes, failed } } = self.direct[index as usize] else {
+            return;
+        };
+        let active = &mut self.requests[index as usize];
+        let Request::Read { memory, .. } = active.request else { return };
+        self.directs -= 1;
+        self.unsummed -= u64::from(self.sources) * u64::from(memory.len);
+        let good = !failed && self.shared.locks.unchanged(stripe, seen);
+        if good && lanes.is_some() {
+            let mut terms = (0..self.sources - 1).map(|lane| (lane_of(lanes, lane, memory.len), [1; 2]));
+            port.fold(&[memory], &mut terms, true);
+        }
+        if let Some(lanes) = lanes {
+            port.free(lanes);
+        }
+        if good {
+            return self.answer(index);
+        }
+        active.is_difficult = true;
+        self.uncut.push_back(index);
     }
 
     fn write_directly(
@@ -219,6 +283,20 @@ impl Engine {
                 active.is_difficult = true;
                 self.uncut.push_back(index);
             }
+            Kind::Sum { failed, .. } => {
+                let (slot, _) = self.taken[index as usize * usize::from(self.sources) + usize::from(copy)];
+                self.legs.end(slot);
+                if let (false, Request::Read { sectors, .. }) = (ok, active.request) {
+                    *failed = true;
+                    active.fault = Some(slot);
+                    // (With parity all cells of a stripe are at the same place.)
+                    let at = self.geometry.stripe(stripe).cell(0).at;
+                    port.read_failed(slot, at + Sectors(active.place.row.into()), sectors);
+                }
+                if active.left == 0 {
+                    self.sum_up(index, port);
+                }
+            }
             Kind::Write { mask, regions, failed } => {
                 let (slot, _) = self.taken[index as usize * usize::from(self.copies) + usize::from(copy)];
                 self.legs.end(slot);
@@ -279,6 +357,11 @@ impl Engine {
     pub(super) fn fault_of(&self, index: u32, rows: Rows) -> Option<Fault> {
         self.requests[index as usize].fault.map(|slot| Fault { slot, rows })
     }
+}
+
+/// Of memory for several reads of `len` bytes, that for one of them.
+fn lane_of(lanes: Option<u32>, lane: u16, len: u32) -> Bytes {
+    Bytes { region: lanes.unwrap_or(u32::MAX), offset: u32::from(lane) * len, len }
 }
 
 /// Rows of a stripe, if it has all of them.

@@ -1,20 +1,18 @@
 //! Row locks: who may change which rows of which stripe, shared by all queues of an LU.
 //!
 //! A table of words, keyed by a hash of the stripe; bit `b` of a word's lower half stands for the `b`-th 32nd of the stripe's
-//! rows, its upper half counts how often a lock was taken. Taking a lock without contention is one compare-and-swap, giving it
-//! back one more. Two stripes may share a word: then they wait for each other without need, which costs time and never
+//! rows (rounded up to a power of two), its upper half counts how often a lock was taken. Taking a lock without contention is one
+//! compare-and-swap, giving it back one more. Two stripes may share a word: then they wait for each other without need, which costs time and never
 //! correctness. An operation holds at most one word at a time, so there is no order to keep and no deadlock.
 //!
 //! Readers take no lock. They *observe* a word, read, and ask whether it is *unchanged*: nobody locked any of its rows
 //! meanwhile. If not, they read again holding the lock, so a reader cannot be starved.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Relaxed, SeqCst},
-};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use crate::plan::Rows;
+use crate::prefetch::prefetch;
 use crate::units::Stripe;
 
 /// 64 KiB an LU: every random write meets another word, so they should stay in the cache. They share its lines for the same
@@ -29,7 +27,8 @@ const TAKEN: u64 = 1 << 32;
 /// The table. See the module's text.
 pub struct RowLocks {
     words: Vec<AtomicU64>,
-    rows_per_bit: u32,
+    /// Rows that one bit stands for: a power of two, and this is its exponent.
+    shift: u32,
     /// Queues that sleep until some lock is given back.
     sleepers: AtomicUsize,
 }
@@ -42,7 +41,11 @@ impl RowLocks {
     /// Locks for stripes of up to `rows` rows.
     pub fn new(rows: u32) -> RowLocks {
         let words = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
-        RowLocks { words, rows_per_bit: rows.div_ceil(u32::BITS).max(1), sleepers: AtomicUsize::new(0) }
+        RowLocks {
+            words,
+            shift: rows.div_ceil(u32::BITS).max(1).next_power_of_two().trailing_zeros(),
+            sleepers: AtomicUsize::new(0),
+        }
     }
 
     /// The bits that stand for `rows`.
@@ -50,8 +53,8 @@ impl RowLocks {
         if rows.is_empty() {
             return 0;
         }
-        let first = (rows.start / self.rows_per_bit).min(31);
-        let last = ((rows.end - 1) / self.rows_per_bit).min(31);
+        let first = (rows.start >> self.shift).min(31);
+        let last = ((rows.end - 1) >> self.shift).min(31);
         (u32::MAX >> (31 - (last - first))) << first
     }
 
@@ -101,8 +104,7 @@ impl RowLocks {
 
     /// Fetches the stripe's word into the cache: it will be wanted soon.
     pub fn touch(&self, stripe: Stripe) {
-        // Nothing depends on the value, so nothing waits for it.
-        let _ = self.word(stripe).load(Relaxed);
+        prefetch(self.word(stripe));
     }
 
     fn word(&self, stripe: Stripe) -> &AtomicU64 {

@@ -70,14 +70,16 @@ pub struct Engine {
     pub(super) directs: usize,
     /// Copies of everything; zero if writes need more than these, or they are too many to be written directly.
     pub(super) copies: u16,
-    /// By request, of such writes, and copy: who took it.
+    /// Whose sum a lost cell is: all others of a stripe but Q. Zero if there is no parity, or they are too many.
+    pub(super) sources: u16,
+    /// By request, of such writes and sums, and copy or source: who has it in hand.
     pub(super) taken: Vec<(Slot, Holder)>,
     /// Such writes that failed and wait for a band that tells of it.
     pub(super) failed_directs: Vec<u32>,
     pub(super) ops: Vec<Op>,
     free_ops: Vec<u32>,
     /// Operations in `Intent`, `Lock` or `Memory`, oldest first.
-    waiting: VecDeque<u32>,
+    pub(super) waiting: VecDeque<u32>,
     holding: Vec<u32>,
     /// Operations in `Log`.
     logging: Vec<u32>,
@@ -93,11 +95,12 @@ pub struct Engine {
     /// How many have ended here and are not believed yet, and whether that was announced.
     unsettled: usize,
     awaits_flushes: bool,
-    replies: VecDeque<Reply>,
+    /// Requests that have ended, until their replies are taken.
+    ended: VecDeque<u32>,
     pub(super) legs: Legs,
     asleep_for_locks: bool,
     /// Bytes that are being read to be summed up.
-    unsummed: u64,
+    pub(super) unsummed: u64,
     /// Since the waiting operations were looked at last.
     something_ended: bool,
 }
@@ -424,12 +427,15 @@ impl Engine {
         let request = Active::new(0, Request::Flush, NOWHERE);
         let is_direct = geometry.parities() == 0 && geometry.cells() <= MOST_COPIES;
         let copies = if is_direct { geometry.cells() } else { 0 };
+        let is_summed = geometry.parities() > 0 && geometry.data_cells() <= MOST_COPIES;
+        let sources = if is_summed { geometry.data_cells() } else { 0 };
         let places = limits.requests + MOST_PARTS;
         // One for direct writes that failed: all others may be waiting for the rows that these hold.
         let bands = limits.bands + usize::from(copies > 0);
         Engine {
             copies,
-            taken: alloc::vec![(Slot(0), Holder(0)); places * usize::from(copies)],
+            sources,
+            taken: alloc::vec![(Slot(0), Holder(0)); places * usize::from(copies.max(sources))],
             failed_directs: Vec::with_capacity(places),
             // Replacements have numbers of their own.
             legs: Legs::new(2 * usize::from(geometry.slots())),
@@ -459,7 +465,7 @@ impl Engine {
             flushing: Flushing::new(queue),
             unsettled: 0,
             awaits_flushes: false,
-            replies: VecDeque::with_capacity(limits.requests),
+            ended: VecDeque::with_capacity(limits.requests),
             asleep_for_locks: false,
             unsummed: 0,
             something_ended: false,
@@ -473,6 +479,7 @@ impl Engine {
     ///
     /// # Panics
     /// If a range reaches past the end of the LU: callers check that, because only they can say it well.
+    #[inline(always)]
     pub fn submit(&mut self, cookie: u64, request: Request) -> Result<(), Request> {
         if let Request::Read { lba, sectors, .. }
         | Request::Write { lba, sectors, .. }
@@ -571,14 +578,22 @@ impl Engine {
         }
     }
 
-    /// The next finished request.
+    /// The next finished request. Only now there is room for another.
+    #[inline(always)]
     pub fn reply(&mut self) -> Option<Reply> {
-        self.replies.pop_front()
+        let index = self.ended.pop_front()?;
+        self.free_requests.push(index);
+        let Active { cookie, ref request, trouble, .. } = self.requests[index as usize];
+        let memory = match *request {
+            Request::Read { memory, .. } | Request::Write { memory, .. } => Some(memory),
+            _ => None,
+        };
+        Some(Reply { cookie, memory, result: trouble.map_or(Ok(()), Err) })
     }
 
     /// Is there a finished request?
     pub fn has_replies(&self) -> bool {
-        !self.replies.is_empty()
+        !self.ended.is_empty()
     }
 
     /// Nothing submitted is unfinished (replies may still wait to be taken).
@@ -800,7 +815,7 @@ impl Engine {
     }
 
     /// Then what waits is started when that is done.
-    fn has_enough_to_sum(&self) -> bool {
+    pub(super) fn has_enough_to_sum(&self) -> bool {
         self.unsummed >= self.limits.unsummed
     }
 
@@ -1453,13 +1468,12 @@ impl Engine {
     }
 
     pub(super) fn answer(&mut self, index: u32) {
-        let Active { cookie, trouble, .. } = self.requests[index as usize];
-        if self.is_part(index) {
-            self.free_parts.push(index);
-            return self.end_piece(cookie as u32, trouble);
+        if !self.is_part(index) {
+            return self.ended.push_back(index);
         }
-        self.free_requests.push(index);
-        self.replies.push_back(Reply { cookie, result: trouble.map_or(Ok(()), Err) });
+        let Active { cookie, trouble, .. } = self.requests[index as usize];
+        self.free_parts.push(index);
+        self.end_piece(cookie as u32, trouble);
     }
 
     /// A piece of a request has ended; with its last piece so does the request.

@@ -161,6 +161,8 @@ pub struct Keep {
 pub struct Reply {
     /// The number the client gave with the request.
     pub cookie: u64,
+    /// The memory of a read or write.
+    pub memory: Option<Bytes>,
     /// How it ended.
     pub result: Result<(), Trouble>,
 }

@@ -16,10 +16,10 @@ use alloc::vec::Vec;
 
 use super::direct::MOST_PARTS;
 use super::*;
-use crate::geometry::{CellKind, Geometry, Layout, Shape};
+use crate::geometry::{CellKind, Geometry, Layout, Place, Shape};
 use crate::parity::{Kernels, Source, Target, gf};
 use crate::plan::{LOG_ROWS, Presence, Rows, View};
-use crate::units::{Level, SECTOR, Slot, SlotSet, Stripe};
+use crate::units::{Lba, Level, SECTOR, Slot, SlotSet, Stripe};
 
 /// Bytes of a register.
 const GRAIN: usize = 128;
@@ -1640,6 +1640,27 @@ fn a_long_degraded_read_reads_each_member_once() {
     settle_without_keeper(&mut sim);
     // Six stripes, of each the four chunks that are left.
     assert_eq!(sim.world.counts, Counts { reads: 6 * 4, writes: 0, flushes: 0 });
+}
+
+/// However few bands there are, all of them are under way at once.
+#[test]
+fn small_reads_of_what_a_lost_disk_had_need_no_band() {
+    let with_parity = KINDS.into_iter().map(|kind| (kind, geometry(kind, 16, 6)));
+    for (kind, geometry) in with_parity.filter(|(_, geometry)| geometry.parities() > 0) {
+        let mut sim = with_one_band(geometry);
+        sim.world.publish(|view| view.members[0].presence = Presence::Missing);
+        let map = sim.world.geometry.clone();
+        let slot = |place: Place| map.stripe(place.stripe).cell(place.cell).slot;
+        let lost = (0..map.size().0).filter(|&lba| map.locate(Lba(lba)).map(slot) == Some(Slot(0)));
+        let lost: Vec<u64> = lost.step_by(5).take(8).collect();
+        for lba in &lost {
+            sim.ask(0, Wish::Read { first: lba * GRAINS_IN_SECTOR, count: GRAINS_IN_SECTOR });
+        }
+        sim.run(0);
+        assert_eq!(sim.world.flights.len(), lost.len() * usize::from(map.data_cells()), "{}", kind.level);
+        settle_without_keeper(&mut sim);
+        assert!(sim.asked.iter().all(|asked| asked.result == Some(Ok(()))), "{}", kind.level);
+    }
 }
 
 #[test]

@@ -231,7 +231,8 @@ impl Geometry {
     }
 
     /// The data cell and row of sector `lba`; `None` past the end of the LU.
-    #[inline]
+    // (Asked for every request. Through memory it would be written piece by piece and read back whole, which a CPU waits for.)
+    #[inline(always)]
     pub fn locate(&self, lba: Lba) -> Option<Place> {
         if lba.0 >= self.size {
             return None;

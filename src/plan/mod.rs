@@ -43,7 +43,7 @@ mod tests;
 
 pub use cost::{Cost, cost, rebuild_cost};
 pub use log::{LOG_ROWS, LogPart, expressible};
-pub use planner::{direct, is_plain_everywhere, plan, write_all_copies};
+pub use planner::{direct, is_plain_everywhere, plan, summed, write_all_copies};
 pub use stripes::StripeSet;
 pub use view::{Member, Presence, View};
 

@@ -110,7 +110,7 @@ pub fn plan(
     }
     if let Want::Write(pieces) = want
         && !logging
-        && modify_directly(map, view, faults, pieces, out)
+        && write_run_directly(map, view, faults, pieces, out)
     {
         return Ok(());
     }
@@ -159,6 +159,27 @@ pub fn direct(map: &StripeMap<'_>, view: &View, leg: u16, piece: Piece) -> Optio
     Some((cell.slot, cell.at + Sectors(u64::from(piece.rows.start))))
 }
 
+/// Whose sum `piece` is where it is not to be had as it is: the other data cells and P, if all of these are good and agree.
+pub fn summed<'a>(
+    map: &'a StripeMap<'_>,
+    view: &View,
+    piece: Piece,
+) -> Option<impl Iterator<Item = (Slot, MemberLba)> + 'a> {
+    let data = map.cells() - u16::from(map.parities());
+    let others = (0..=data).filter(move |&cell| cell != piece.data);
+    // (A disk that is to replace the one that has it not may have it.)
+    let is_lost = map.parities() > 0 && view.replacement(map.cell(piece.data).slot).is_none();
+    let good = |cell: u16| {
+        let cell = map.cell(cell);
+        is_good(view, &[], cell.slot, cell.at, piece.rows)
+    };
+    if !is_lost || synced_rows(map, view) < piece.rows.end || !others.clone().all(good) {
+        return None;
+    }
+    let start = Sectors(u64::from(piece.rows.start));
+    Some(others.map(move |cell| map.cell(cell)).map(move |cell| (cell.slot, cell.at + start)))
+}
+
 /// Is every copy of `rows` good, and nobody about to replace its disk? Then a write of whole blocks is the same write to each of
 /// them, and nothing else.
 pub fn is_plain_everywhere(map: &StripeMap<'_>, view: &View, rows: Rows) -> bool {
@@ -178,57 +199,50 @@ fn io(map: &StripeMap<'_>, cell: u16, rows: Rows, buf: Buf) -> Io {
     Io { slot: place.slot, cell, at: place.at + Sectors(u64::from(rows.start)), rows, buf }
 }
 
-/// The common small write, without looking at the rest of the stripe: some rows of one data cell, in one piece or several
-/// that follow each other, where that cell and all parities are good and in sync. If reading these is less than reading
-/// the others, whatever those are worth, it is read-modify-write.
-fn modify_directly(
+/// The common small write, without weighing each row: some rows of one data cell, in one piece or several that follow each
+/// other, where all cells that it takes are good and in sync. Read is what is less: the cell and the parities, to take out what
+/// was there, or the other data cells.
+fn write_run_directly(
     map: &StripeMap<'_>,
     view: &View,
     faults: &[Fault],
     pieces: &[Piece],
     out: &mut Plan,
 ) -> bool {
-    let (rows, data) = (out.rows, map.cells() - u16::from(map.parities()));
-    let written = 1 + u16::from(map.parities());
+    let (rows, parities) = (out.rows, u16::from(map.parities()));
+    let data = map.cells() - parities;
     let is_run =
         pieces.windows(2).all(|two| two[0].data == two[1].data && two[0].rows.end == two[1].rows.start);
     let cell = match pieces.first() {
-        Some(first) if is_run && data < map.cells() && written + 1 < data => first.data,
+        Some(first) if is_run && parities > 0 => first.data,
         _ => return false,
     };
-    let mut involved = core::iter::once(cell).chain(data..map.cells());
+    let modifies = 1 + parities < data - 1;
+    let mut involved = (0..map.cells()).filter(|&other| !modifies || other == cell || other >= data);
     if synced_rows(map, view) < rows.end || !involved.all(|cell| is_plain(map, view, faults, cell, rows)) {
         return false;
     }
-    let parities = (data..map.cells()).zip(0..);
-    let old = Base::Lane(u16::from(map.parities()));
-    let (mut targets, mut coef) = ([None; 2], [0; 2]);
-    for (parity, lane) in parities.clone() {
-        let buf = Buf { base: Base::Lane(lane), sector: 0 };
-        out.gather.push(io(map, parity, rows, buf));
-        let n = usize::from(lane);
-        targets[n] = Some(buf);
-        coef[n] = match map.cell(parity).kind {
-            CellKind::Q => gf::exp(u32::from(map.q_power(cell))),
-            _ => 1,
-        };
+    let lane = |lane| Buf { base: Base::Lane(lane), sector: 0 };
+    let coef = |cell| [1, if parities > 1 { gf::exp(u32::from(map.q_power(cell))) } else { 0 }];
+    // Behind those of the parities.
+    let olds = || (0..data).filter(move |&other| (other == cell) == modifies).zip(parities..);
+    if modifies {
+        out.gather.extend((data..map.cells()).zip(0..).map(|(parity, n)| io(map, parity, rows, lane(n))));
     }
-    out.gather.push(io(map, cell, rows, Buf { base: old, sector: 0 }));
+    out.gather.extend(olds().map(|(cell, n)| io(map, cell, rows, lane(n))));
     for (i, piece) in pieces.iter().enumerate() {
         let (sector, new) = (piece.rows.start - rows.start, Buf { base: Base::Client(i as u32), sector: 0 });
-        let first = out.terms.len() as u32;
-        out.terms.extend([Buf { base: old, sector }, new].map(|buf| Term { buf, coef }));
-        let target = targets.map(|target| target.map(|buf| Buf { sector, ..buf }));
-        out.fold.push(Fold { target, sectors: piece.rows.len(), terms: first..first + 2, accumulate: true });
+        let (first, there) = (out.terms.len() as u32, |n| Buf { sector, ..lane(n) });
+        out.terms.push(Term { buf: new, coef: coef(cell) });
+        out.terms.extend(olds().map(|(cell, n)| Term { buf: there(n), coef: coef(cell) }));
+        let target = [Some(there(0)), (parities > 1).then(|| there(1))];
+        let terms = first..out.terms.len() as u32;
+        out.fold.push(Fold { target, sectors: piece.rows.len(), terms, accumulate: modifies });
         out.scatter.push(io(map, cell, piece.rows, new));
-        if i == 0 {
-            let parities = parities.clone();
-            let buf = |lane| Buf { base: Base::Lane(lane), sector: 0 };
-            out.scatter.extend(parities.map(|(parity, lane)| io(map, parity, rows, buf(lane))));
-        }
     }
-    out.lanes = written;
-    out.segments.push((rows, Method::Modify));
+    out.scatter.extend((data..map.cells()).zip(0..).map(|(parity, n)| io(map, parity, rows, lane(n))));
+    out.lanes = parities + if modifies { 1 } else { data - 1 };
+    out.segments.push((rows, if modifies { Method::Modify } else { Method::Rewrite }));
     true
 }
 
@@ -900,6 +914,7 @@ impl Planner<'_> {
     }
 
     /// The parity cells whose status passes `which`, P before Q.
+    #[inline(always)]
     fn parity_cells(&self, which: fn(Status) -> bool) -> [Option<u16>; 2] {
         let mut found = [None, None];
         let mut next = 0;

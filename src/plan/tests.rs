@@ -373,6 +373,24 @@ fn pieces_of(subset: u32, k: usize, split: bool) -> Vec<Piece> {
 struct Tally {
     plans: u64,
     lost: u64,
+    sums: u64,
+}
+
+/// What is called a sum of others is one, and of those that may be believed.
+fn try_sum(case: &Case<'_>, piece: Piece, tally: &mut Tally) {
+    let Some(sources) = super::summed(&case.map, &case.view, piece) else { return };
+    let rows = piece.rows.start as usize..piece.rows.end as usize;
+    let mut sum = alloc::vec![0; rows.len()];
+    for (slot, at) in sources {
+        let holds = |&cell: &u16| case.map.cell(cell).slot == slot;
+        let cell = (0..case.map.cells()).find(holds).unwrap();
+        assert_eq!(at, case.map.cell(cell).at + Sectors(piece.rows.start.into()));
+        let cell = usize::from(cell);
+        assert!(case.worth[cell][rows.clone()].iter().all(|&worth| worth == Worth::Good), "{:?}", case.view);
+        sum.iter_mut().zip(&case.disk[0][cell][rows.clone()]).for_each(|(sum, byte)| *sum ^= byte);
+    }
+    assert_eq!(sum, case.data[usize::from(piece.data)][rows], "{piece:?} {:?}", case.view);
+    tally.sums += 1;
 }
 
 fn try_reads(case: &mut Case<'_>, subset: u32, plan: &mut Plan, tally: &mut Tally) {
@@ -380,6 +398,9 @@ fn try_reads(case: &mut Case<'_>, subset: u32, plan: &mut Plan, tally: &mut Tall
     let expected_ok = pieces.iter().all(|piece| {
         (piece.rows.start..piece.rows.end).all(|row| case.readable(usize::from(piece.data), row as usize))
     });
+    if case.faults.is_empty() {
+        pieces.iter().for_each(|&piece| try_sum(case, piece, tally));
+    }
     for leg in 0..if case.map.parities() == 0 { 2 } else { 1 } {
         let result = super::plan(&case.map, &case.view, &case.faults, leg, Want::Read(&pieces), plan);
         tally.plans += 1;
@@ -611,6 +632,7 @@ fn raid5_every_plan_is_right() {
     exhaust(Level::Raid4, "", 4, &[0], &mut tally);
     exhaust(Level::Raid5, "left-symmetric", 2, &[0, 1], &mut tally);
     report("raid4/5, up to 5 members", &tally);
+    assert!(tally.sums > 1000, "{}", tally.sums);
 }
 
 #[test]
