@@ -1265,7 +1265,9 @@ mod tests {
     fn fold_is_the_sum_of_its_terms() {
         let lens: &[u32] = if cfg!(miri) { &[0, 512, 17000] } else { &[0, 512, 4096, 16384, 16896, 65536] };
         for &len in lens {
-            for (terms, accumulate) in [(0, false), (1, true), (2, false), (33, true), (64, false)] {
+            for (terms, accumulate) in
+                [(0, false), (1, true), (2, false), (4, true), (5, false), (33, true), (64, false)]
+            {
                 if cfg!(miri) && terms > 33 {
                     continue;
                 }

@@ -1,17 +1,19 @@
-//! Requests that need no plan: no band, no reading first, no scratch memory.
+//! Requests that need no plan: no band, nothing read to be written again.
 //!
 //! Most requests of most LUs are these: reads whose rows are good on one member, and whole blocks written where there is no
 //! parity, to the only copy or to all of them. They are sent as they are, with nothing on record but the request; one of
-//! several stripes is sent piece by piece, each a request of its own. Promises: whatever such a request meets (a failing
-//! disk, a writer of the same rows of a mirror), it goes on as a band like all others, so that there is one place for what
+//! several stripes is sent piece by piece, each a request of its own. And small reads of what a lost disk had, if all others of the
+//! stripe are good: these are read, the first to where the sum is to be, and added up. Promises: whatever such a request meets
+//! (a failing disk, a writer of the same rows), it goes on as a band like all others, so that there is one place for what
 //! is difficult. Refuses to know how that is done.
 //!
 //! A read of the only copy needs no look at the row lock: what it finds is what the last write left or one
 //! under way is about to leave, and no other member could tell it otherwise. Of a mirror, two reads could be
-//! served by legs that differ while a write is under way, and see it come and go: that is looked at. A write
-//! takes the lock: somebody else may be merging parts of a block into what was there before, and copies must not end up in
-//! different orders. If a copy could not be written the band that tells of it takes the lock over, so that nobody sees the one
-//! and then the other.
+//! served by legs that differ while a write is under way, and see it come and go: that is looked at. So it is where several members
+//! are summed up; and whom to believe must be known from after that look, for a write that ended before it may have been
+//! one that failed somewhere. A write takes the lock: somebody else may be merging parts of a block into what was there before, and
+//! copies must not end up in different orders. If a copy could not be written the band that tells of it takes the lock over, so
+//! that nobody sees the one and then the other.
 
 use super::machine::{Active, Engine, Kind as OpKind, State, tag};
 use super::{Bytes, Keep, Observed, Port, Regions, Request};
@@ -23,8 +25,11 @@ use crate::units::{MemberLba, Sectors, Slot, Stripe};
 /// Stands in a tag where other operations have their index; which copy it is stands in the place of their life.
 pub(super) const DIRECT: usize = 0x7ffd;
 
-/// Most copies that are written directly: a bit each.
+/// Most copies that are written directly, a bit each, and most members that are summed up.
 pub(super) const MOST_COPIES: u16 = 32;
+
+/// Most sums that are made without a band: each has a block of scratch memory.
+pub(crate) const MOST_SUMS: usize = 64;
 
 /// Most pieces of longer requests that are under way by themselves. What is beyond goes as bands.
 pub(super) const MOST_PARTS: usize = 256;
@@ -59,8 +64,10 @@ impl Engine {
         if active.cut > 0 || active.is_difficult {
             return false;
         }
+        if !self.needs_no_plan(&active.request) {
+            return false;
+        }
         match active.request {
-            ref request if !self.needs_no_plan(request) => false,
             Request::Read { sectors, memory, .. } => {
                 self.read_directly(index, active.place, sectors, memory, port)
             }
@@ -160,14 +167,22 @@ impl Engine {
         memory: Bytes,
         port: &mut impl Port,
     ) -> bool {
-        // (Bands that wait come first, for they may wait for memory.)
-        if self.sources == 0 || self.has_enough_to_sum() || !self.waiting.is_empty() {
+        // (Bands that wait come first, for they may wait for memory. What is longer than a band has to be cut.)
+        if self.sources == 0
+            || self.sums == MOST_SUMS
+            || self.has_enough_to_sum()
+            || !self.waiting.is_empty()
+            || piece.rows.len() > self.limits.band_rows
+        {
             return false;
         }
         let map = self.geometry.stripe(stripe);
         let Some(sources) = plan::summed(&map, &self.view, piece) else { return false };
         let locks = &self.shared.locks;
         let Some(seen) = locks.observe(stripe, locks.mask(piece.rows)) else { return false };
+        if self.shared.epoch() != self.view.epoch {
+            return false;
+        }
         let lanes = match self.sources {
             1 => None,
             count => match port.alloc(u32::from(count - 1) * memory.len) {
@@ -175,28 +190,23 @@ impl Engine {
                 lanes => lanes,
             },
         };
-        let first = index as usize * usize::from(self.sources);
+        let first = self.first_taken(index);
         for (n, (slot, at)) in (0u16..).zip(sources) {
             let into = n.checked_sub(1).map_or(memory, |lane| lane_of(lanes, lane, memory.len));
             self.taken[first + usize::from(n)].0 = slot;
             port.read(tag(DIRECT, n) | u64::from(index), slot, at, into);
             self.legs.begin(slot, at, piece.rows.len());
         }
+        self.sums += 1;
         self.unsummed += u64::from(self.sources) * u64::from(memory.len);
         let kind = Kind::Sum { seen, lanes, failed: false };
         self.begin_direct(index, self.sources, Direct { stripe, kind })
     }
 
     /// The reads of a sum are back.
-    fn sum_up(&mut self, index: u32, port: &mut impl Port) {
-        let Direct { stripe, kind: Kind::Sum { seen, lanes, failed } } = self.direct[index as usize] else {
-            return;
-        };
-        let active = &mut self.requests[index as usize];
-        let Request::Read { memory, .. } = active.request else { return };
-        self.directs -= 1;
+    fn sum_up(&mut self, index: u32, memory: Bytes, lanes: Option<u32>, good: bool, port: &mut impl Port) {
+        (self.directs, self.sums) = (self.directs - 1, self.sums - 1);
         self.unsummed -= u64::from(self.sources) * u64::from(memory.len);
-        let good = !failed && self.shared.locks.unchanged(stripe, seen);
         if good && lanes.is_some() {
             let mut terms = (0..self.sources - 1).map(|lane| (lane_of(lanes, lane, memory.len), [1; 2]));
             port.fold(&[memory], &mut terms, true);
@@ -207,8 +217,13 @@ impl Engine {
         if good {
             return self.answer(index);
         }
-        active.is_difficult = true;
+        self.requests[index as usize].is_difficult = true;
         self.uncut.push_back(index);
+    }
+
+    /// Where the places in [`taken`](Engine::taken) of a request begin.
+    fn first_taken(&self, index: u32) -> usize {
+        index as usize * usize::from(self.copies.max(self.sources))
     }
 
     fn write_directly(
@@ -244,7 +259,7 @@ impl Engine {
             }
             return false;
         }
-        let first = index as usize * usize::from(self.copies);
+        let first = self.first_taken(index);
         for (copy, taken) in (0..self.copies).zip(&mut self.taken[first..]) {
             let cell = map.cell(copy);
             let at = cell.at + Sectors(u64::from(rows.start));
@@ -265,6 +280,7 @@ impl Engine {
 
     /// Such a request has ended, on one of its members.
     pub(super) fn complete_direct(&mut self, index: u32, copy: u16, ok: bool, port: &mut impl Port) {
+        let taken = self.first_taken(index);
         let Direct { stripe, kind } = &mut self.direct[index as usize];
         let (stripe, active) = (*stripe, &mut self.requests[index as usize]);
         active.left -= 1;
@@ -283,10 +299,11 @@ impl Engine {
                 active.is_difficult = true;
                 self.uncut.push_back(index);
             }
-            Kind::Sum { failed, .. } => {
-                let (slot, _) = self.taken[index as usize * usize::from(self.sources) + usize::from(copy)];
+            Kind::Sum { seen, lanes, failed } => {
+                let Request::Read { sectors, memory, .. } = active.request else { return };
+                let (slot, _) = self.taken[taken + usize::from(copy)];
                 self.legs.end(slot);
-                if let (false, Request::Read { sectors, .. }) = (ok, active.request) {
+                if !ok {
                     *failed = true;
                     active.fault = Some(slot);
                     // (With parity all cells of a stripe are at the same place.)
@@ -294,11 +311,13 @@ impl Engine {
                     port.read_failed(slot, at + Sectors(active.place.row.into()), sectors);
                 }
                 if active.left == 0 {
-                    self.sum_up(index, port);
+                    let good = !*failed && self.shared.locks.unchanged(stripe, *seen);
+                    let lanes = *lanes;
+                    self.sum_up(index, memory, lanes, good, port);
                 }
             }
             Kind::Write { mask, regions, failed } => {
-                let (slot, _) = self.taken[index as usize * usize::from(self.copies) + usize::from(copy)];
+                let (slot, _) = self.taken[taken + usize::from(copy)];
                 self.legs.end(slot);
                 *failed |= u32::from(!ok) << copy;
                 if active.left > 0 {
@@ -334,11 +353,11 @@ impl Engine {
             self.failed_directs.pop();
             self.directs -= 1;
             self.attach(number, Some(index), memory, keep);
+            let first = self.first_taken(index);
             let op = &mut self.ops[number as usize];
             let rows = Rows::new(place.row, place.row + sectors.0 as u32);
             op.pieces.push(Piece { data: place.cell, rows });
             plan::write_all_copies(&self.geometry.stripe(stripe), rows, &mut op.plan);
-            let first = index as usize * usize::from(self.copies);
             for (copy, &(slot, holder)) in self.taken[first..].iter().take(self.copies.into()).enumerate() {
                 op.holders.push(holder);
                 if failed >> copy & 1 == 1 {

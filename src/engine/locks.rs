@@ -129,6 +129,20 @@ mod tests {
         assert_eq!(tiny.mask(Rows::new(0, 8)), 0xff);
     }
 
+    /// Whatever the number of rows: in order, all of them, and who has a row in common has a bit in common.
+    #[test]
+    fn rows_in_common_are_bits_in_common() {
+        for rows in [1, 7, 31, 32, 33, 100, 127, 129, 1000, 2048] {
+            let locks = RowLocks::new(rows);
+            let bits: Vec<u32> = (0..rows).map(|row| locks.mask(Rows::new(row, row + 1))).collect();
+            assert!(bits.iter().all(|bit| bit.count_ones() == 1) && bits.is_sorted(), "{rows}");
+            for (start, end) in [(0, rows), (rows / 3, rows), (rows / 2, rows / 2 + 1)] {
+                let all = bits[start as usize..end as usize].iter().fold(0, |all, bit| all | bit);
+                assert_eq!(locks.mask(Rows::new(start, end)), all, "{start} to {end} of {rows}");
+            }
+        }
+    }
+
     #[test]
     fn all_or_none_and_readers_notice() {
         let locks = RowLocks::new(128);

@@ -68,6 +68,8 @@ pub struct Engine {
     pub(super) direct: Vec<Direct>,
     /// Such requests under way.
     pub(super) directs: usize,
+    /// Those of them that are sums.
+    pub(super) sums: usize,
     /// Copies of everything; zero if writes need more than these, or they are too many to be written directly.
     pub(super) copies: u16,
     /// Whose sum a lost cell is: all others of a stripe but Q. Zero if there is no parity, or they are too many.
@@ -141,7 +143,7 @@ pub(super) struct Active {
     pub(super) trouble: Option<Trouble>,
     /// A direct read of it did not do.
     pub(super) is_difficult: bool,
-    /// Who could not read it then.
+    /// Who could not read it then; of several, the last.
     pub(super) fault: Option<Slot>,
 }
 
@@ -450,6 +452,7 @@ impl Engine {
             uncut: VecDeque::with_capacity(places),
             direct: alloc::vec![Direct::NONE; places],
             directs: 0,
+            sums: 0,
             ops: (0..bands).map(|_| Op::new(cells, slots)).collect(),
             free_ops: (0..bands as u32).rev().collect(),
             waiting: VecDeque::with_capacity(bands),

@@ -48,6 +48,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use direct::MOST_SUMS;
 pub use flushes::{Flushes, Flushing};
 pub use intent::{IntentMap, Regions};
 pub use locks::{Observed, RowLocks};

@@ -14,7 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::direct::MOST_PARTS;
+use super::direct::{MOST_PARTS, MOST_SUMS};
 use super::*;
 use crate::geometry::{CellKind, Geometry, Layout, Place, Shape};
 use crate::parity::{Kernels, Source, Target, gf};
@@ -1661,6 +1661,30 @@ fn small_reads_of_what_a_lost_disk_had_need_no_band() {
         settle_without_keeper(&mut sim);
         assert!(sim.asked.iter().all(|asked| asked.result == Some(Ok(()))), "{}", kind.level);
     }
+}
+
+/// What is beyond has to wait for the one band, and so do those behind it.
+#[test]
+fn sums_are_bounded() {
+    let mut sim = marked_dirty(geometry(RAID5, 16, 6), 2 * MOST_SUMS, 1);
+    sim.world.publish(|view| view.members[0].presence = Presence::Missing);
+    let map = sim.world.geometry.clone();
+    let of_lost = |lba: &u64| {
+        let place = map.locate(Lba(*lba)).unwrap();
+        map.stripe(place.stripe).cell(place.cell).slot == Slot(0)
+    };
+    let lost: Vec<u64> = (0..map.size().0).filter(of_lost).collect();
+    for n in 0..2 * MOST_SUMS {
+        let lba = lost[n * 7 % lost.len()];
+        sim.ask(0, Wish::Read { first: lba * GRAINS_IN_SECTOR, count: GRAINS_IN_SECTOR });
+    }
+    sim.run(0);
+    let (sources, flying) = (usize::from(map.data_cells()), sim.world.flights.len());
+    // The band is what is asked of one stripe.
+    assert!((MOST_SUMS * sources..=(MOST_SUMS + 16) * sources).contains(&flying), "{flying}");
+    settle_without_keeper(&mut sim);
+    assert!(sim.asked.iter().all(|asked| asked.result == Some(Ok(()))));
+    assert!(sim.engines[0].is_idle() && sim.world.lent[0] == 0);
 }
 
 #[test]

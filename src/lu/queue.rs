@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::{AlignedBuf, DiskId, Disks, Done, Lent, Memory, Op, RegionId, Span};
 use crate::engine::{
-    Bytes, Engine, Holder, Keep, Limits, Log, Note, Port, QueueId, Reply, Request, Ring, Wake,
+    Bytes, Engine, Holder, Keep, Limits, Log, MOST_SUMS, Note, Port, QueueId, Reply, Request, Ring, Wake,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ppl::{Entry, HEADER_BYTES};
@@ -94,7 +94,7 @@ impl Core {
         let engine = Engine::new(geometry, board.shared.clone(), queue, health.view.clone(), limits);
         let mut disks = board.backend.queue(BANDS * 4).inspect_err(|_| board.shared.leave(queue))?;
         // The keeper has a buffer for every member besides, and the log may have one.
-        let memory = Memory::new(depth + 2 * BANDS + 2 * slots + 64, scratch);
+        let memory = Memory::new(depth + 2 * BANDS + MOST_SUMS + 2 * slots + 64, scratch);
         memory.arena().into_iter().for_each(|pool| disks.register(pool));
         let mut side = Side {
             disks,
@@ -829,8 +829,7 @@ impl Queue {
             let id = core.side.memory.insert_owned(buffer);
             *memory = bytes(id.expect("the memory was made for as many buffers as requests"), len);
         }
-        let taken = core.submit(cookie, request);
-        debug_assert!(taken.is_ok(), "there was room");
+        core.submit(cookie, request).expect("there was room");
         self.in_flight += 1;
         Ok(())
     }

@@ -159,7 +159,7 @@ pub fn direct(map: &StripeMap<'_>, view: &View, leg: u16, piece: Piece) -> Optio
     Some((cell.slot, cell.at + Sectors(u64::from(piece.rows.start))))
 }
 
-/// Whose sum `piece` is where it is not to be had as it is: the other data cells and P, if all of these are good and agree.
+/// Whose sum `piece` is, whether it can be had as it is or not: the other data cells and P, if all of these are good and agree.
 pub fn summed<'a>(
     map: &'a StripeMap<'_>,
     view: &View,

@@ -644,6 +644,7 @@ fn raid6_every_plan_is_right() {
     exhaust(Level::Raid6, "left-asymmetric", 5, &[0, 3], &mut tally);
     exhaust(Level::Raid6, "ddf-N-continue", 5, &[2], &mut tally);
     report("raid6, up to 6 members", &tally);
+    assert!(tally.sums > 1000, "{}", tally.sums);
 }
 
 /// Seven members: every lost member and pair, with subsets drawn at random where all would take minutes.

@@ -103,7 +103,7 @@ pub struct Outcome {
     pub repaired: u64,
     /// Left alone, for a modified cell (or the parity) is not there or not rebuilt yet.
     pub left: u64,
-    /// Left alone, for a modified cell could not be read although its member is there.
+    /// Left alone, for a modified cell (or the parity) cannot be read, or is on the list of bad blocks, although its member is there.
     pub unreadable: u64,
     /// Whose rows, already rebuilt, were among those that are left alone because they could not be read. Their parity may
     /// not agree with what the rebuild has made of it.
