@@ -23,7 +23,6 @@ pub mod error;
 pub mod units;
 
 mod planted;
-mod prefetch;
 
 pub mod format;
 pub mod geometry;

@@ -9,10 +9,12 @@
 //! meanwhile. If not, they read again holding the lock, so a reader cannot be starved.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use crate::plan::Rows;
-use crate::prefetch::prefetch;
 use crate::units::Stripe;
 
 /// 64 KiB an LU: every random write meets another word, so they should stay in the cache. They share its lines for the same
@@ -104,7 +106,8 @@ impl RowLocks {
 
     /// Fetches the stripe's word into the cache: it will be wanted soon.
     pub fn touch(&self, stripe: Stripe) {
-        prefetch(self.word(stripe));
+        // Nothing depends on the value, so nothing waits for it.
+        let _ = self.word(stripe).load(Relaxed);
     }
 
     fn word(&self, stripe: Stripe) -> &AtomicU64 {
