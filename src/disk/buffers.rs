@@ -499,9 +499,7 @@ impl Memory {
     fn inside(&self, span: Span) -> &Region {
         let region = self.region(span.region);
         let fits = span.offset.checked_add(span.len).is_some_and(|end| end <= region.len);
-        if !fits {
-            broken(span.region.0, span.offset, span.len, "is outside its region");
-        }
+        must(fits, span, "is outside its region");
         region
     }
 
@@ -511,9 +509,7 @@ impl Memory {
         let region = self.inside(span);
         let range = span.offset..span.end();
         let clear = region.flights.iter().all(|f| !f.into || !overlap(f.start..f.end, range.clone()));
-        if !clear {
-            broken(span.region.0, span.offset, span.len, "is being read into by a disk");
-        }
+        must(clear, span, "is being read into by a disk");
         region.at(span.offset)
     }
 
@@ -523,12 +519,8 @@ impl Memory {
         let region = self.inside(span);
         let range = span.offset..span.end();
         let clear = region.flights.iter().all(|f| !overlap(f.start..f.end, range.clone()));
-        if !clear {
-            broken(span.region.0, span.offset, span.len, "is in use by a disk");
-        }
-        if !region.writable {
-            broken(span.region.0, span.offset, span.len, "is lent for reading only");
-        }
+        must(clear, span, "is in use by a disk");
+        must(region.writable, span, "is lent for reading only");
         region.at(span.offset)
     }
 
@@ -588,6 +580,14 @@ impl fmt::Debug for Memory {
             self.regions.len(),
             self.pool_free_bytes()
         )
+    }
+}
+
+/// Panics unless a rule `holds`.
+#[inline(always)]
+fn must(holds: bool, span: Span, how: &str) {
+    if !holds {
+        broken(span.region.0, span.offset, span.len, how);
     }
 }
 

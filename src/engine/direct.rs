@@ -61,10 +61,7 @@ impl Engine {
     /// Sends a request to the members it needs. False if it is not that simple.
     pub(super) fn start_directly(&mut self, index: u32, port: &mut impl Port) -> bool {
         let active = &self.requests[index as usize];
-        if active.cut > 0 || active.is_difficult {
-            return false;
-        }
-        if !self.needs_no_plan(&active.request) {
+        if active.cut > 0 || active.is_difficult || !self.needs_no_plan(&active.request) {
             return false;
         }
         match active.request {

@@ -1642,6 +1642,12 @@ fn a_long_degraded_read_reads_each_member_once() {
     assert_eq!(sim.world.counts, Counts { reads: 6 * 4, writes: 0, flushes: 0 });
 }
 
+/// The sectors of an LU with parity whose data is on `slot`.
+fn sectors_on(map: &Geometry, slot: Slot) -> impl Iterator<Item = u64> + '_ {
+    let holder = |place: Place| map.stripe(place.stripe).cell(place.cell).slot;
+    (0..map.size().0).filter(move |&lba| map.locate(Lba(lba)).map(holder) == Some(slot))
+}
+
 /// However few bands there are, all of them are under way at once.
 #[test]
 fn small_reads_of_what_a_lost_disk_had_need_no_band() {
@@ -1650,9 +1656,7 @@ fn small_reads_of_what_a_lost_disk_had_need_no_band() {
         let mut sim = with_one_band(geometry);
         sim.world.publish(|view| view.members[0].presence = Presence::Missing);
         let map = sim.world.geometry.clone();
-        let slot = |place: Place| map.stripe(place.stripe).cell(place.cell).slot;
-        let lost = (0..map.size().0).filter(|&lba| map.locate(Lba(lba)).map(slot) == Some(Slot(0)));
-        let lost: Vec<u64> = lost.step_by(5).take(8).collect();
+        let lost: Vec<u64> = sectors_on(&map, Slot(0)).step_by(5).take(8).collect();
         for lba in &lost {
             sim.ask(0, Wish::Read { first: lba * GRAINS_IN_SECTOR, count: GRAINS_IN_SECTOR });
         }
@@ -1669,11 +1673,7 @@ fn sums_are_bounded() {
     let mut sim = marked_dirty(geometry(RAID5, 16, 6), 2 * MOST_SUMS, 1);
     sim.world.publish(|view| view.members[0].presence = Presence::Missing);
     let map = sim.world.geometry.clone();
-    let of_lost = |lba: &u64| {
-        let place = map.locate(Lba(*lba)).unwrap();
-        map.stripe(place.stripe).cell(place.cell).slot == Slot(0)
-    };
-    let lost: Vec<u64> = (0..map.size().0).filter(of_lost).collect();
+    let lost: Vec<u64> = sectors_on(&map, Slot(0)).collect();
     for n in 0..2 * MOST_SUMS {
         let lba = lost[n * 7 % lost.len()];
         sim.ask(0, Wish::Read { first: lba * GRAINS_IN_SECTOR, count: GRAINS_IN_SECTOR });

@@ -839,10 +839,7 @@ impl Queue {
             self.in_flight -= 1;
             let region = reply.memory.map(|memory| RegionId::from_raw(memory.region));
             let buffer = region.map(|region| core.side.memory.remove_owned(region));
-            let result = match reply.result {
-                Ok(()) => Ok(()),
-                Err(trouble) => Err(Error::new(ErrorKind::Io, trouble.to_string())),
-            };
+            let result = reply.result.map_err(|trouble| Error::new(ErrorKind::Io, trouble.to_string()));
             done.push(Completion { cookie: reply.cookie, buffer, result });
         }
     }

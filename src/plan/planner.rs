@@ -168,12 +168,9 @@ pub fn summed<'a>(
     let data = map.cells() - u16::from(map.parities());
     let others = (0..=data).filter(move |&cell| cell != piece.data);
     // (A disk that is to replace the one that has it not may have it.)
-    let is_lost = map.parities() > 0 && view.replacement(map.cell(piece.data).slot).is_none();
-    let good = |cell: u16| {
-        let cell = map.cell(cell);
-        is_good(view, &[], cell.slot, cell.at, piece.rows)
-    };
-    if !is_lost || synced_rows(map, view) < piece.rows.end || !others.clone().all(good) {
+    let has_sum = map.parities() > 0 && view.replacement(map.cell(piece.data).slot).is_none();
+    let in_sync = synced_rows(map, view) >= piece.rows.end;
+    if !has_sum || !in_sync || !others.clone().all(|cell| has_rows(map, view, &[], cell, piece.rows)) {
         return None;
     }
     let start = Sectors(u64::from(piece.rows.start));
@@ -224,10 +221,11 @@ fn write_run_directly(
     }
     let lane = |lane| Buf { base: Base::Lane(lane), sector: 0 };
     let coef = |cell| [1, if parities > 1 { gf::exp(u32::from(map.q_power(cell))) } else { 0 }];
+    let parity_ios = || (data..map.cells()).zip(0..).map(|(parity, n)| io(map, parity, rows, lane(n)));
     // Behind those of the parities.
     let olds = || (0..data).filter(move |&other| (other == cell) == modifies).zip(parities..);
     if modifies {
-        out.gather.extend((data..map.cells()).zip(0..).map(|(parity, n)| io(map, parity, rows, lane(n))));
+        out.gather.extend(parity_ios());
     }
     out.gather.extend(olds().map(|(cell, n)| io(map, cell, rows, lane(n))));
     for (i, piece) in pieces.iter().enumerate() {
@@ -240,7 +238,7 @@ fn write_run_directly(
         out.fold.push(Fold { target, sectors: piece.rows.len(), terms, accumulate: modifies });
         out.scatter.push(io(map, cell, piece.rows, new));
     }
-    out.scatter.extend((data..map.cells()).zip(0..).map(|(parity, n)| io(map, parity, rows, lane(n))));
+    out.scatter.extend(parity_ios());
     out.lanes = parities + if modifies { 1 } else { data - 1 };
     out.segments.push((rows, if modifies { Method::Modify } else { Method::Rewrite }));
     true
@@ -248,19 +246,19 @@ fn write_run_directly(
 
 /// Is a cell good over all of `rows`, and nobody about to replace its disk?
 fn is_plain(map: &StripeMap<'_>, view: &View, faults: &[Fault], cell: u16, rows: Rows) -> bool {
+    view.replacement(map.cell(cell).slot).is_none() && has_rows(map, view, faults, cell, rows)
+}
+
+/// Is a cell good over all of `rows`?
+fn has_rows(map: &StripeMap<'_>, view: &View, faults: &[Fault], cell: u16, rows: Rows) -> bool {
     let cell = map.cell(cell);
-    view.replacement(cell.slot).is_none() && is_good(view, faults, cell.slot, cell.at, rows)
+    is_good(view, faults, cell.slot, cell.at, rows)
 }
 
 /// Does `slot` have all of `rows` of its cell at `at`, as it is?
 fn is_good(view: &View, faults: &[Fault], slot: Slot, at: MemberLba, rows: Rows) -> bool {
     let member = &view.members[slot.index()];
-    let readable = match member.presence {
-        Presence::Present => true,
-        Presence::Below(watermark) => at + Sectors(u64::from(rows.end)) <= watermark,
-        Presence::Missing => false,
-    };
-    readable
+    member.reaches(at + Sectors(u64::from(rows.end)))
         && !overlaps_bad(&member.bad, at, rows)
         && !faults.iter().any(|fault| fault.slot == slot && fault.rows.overlaps(rows))
 }
@@ -280,10 +278,7 @@ fn good_cell(
     piece: Piece,
 ) -> Option<u16> {
     let copies = if map.parities() == 0 { map.cells() } else { 1 };
-    let is_good = |cell: u16| {
-        let cell = map.cell(cell);
-        is_good(view, faults, cell.slot, cell.at, piece.rows)
-    };
+    let is_good = |cell: u16| has_rows(map, view, faults, cell, piece.rows);
     if copies == 1 {
         return Some(piece.data).filter(|&cell| is_good(cell));
     }

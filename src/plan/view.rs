@@ -55,6 +55,15 @@ pub enum Presence {
 }
 
 impl Member {
+    /// Is there a disk that has what it should up to `end`?
+    pub fn reaches(&self, end: MemberLba) -> bool {
+        match self.presence {
+            Presence::Present => true,
+            Presence::Below(watermark) => end <= watermark,
+            Presence::Missing => false,
+        }
+    }
+
     /// Puts `sectors` from `at` on the list of bad blocks.
     pub fn mark_bad(&mut self, at: MemberLba, sectors: Sectors) {
         self.bad.push((at, at + sectors));

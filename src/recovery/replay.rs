@@ -209,7 +209,9 @@ impl Repair<'_> {
                     let parity = map.cell(map.cells() - 1);
                     if !there(unread) {
                         outcome.doubtful = Some(unread);
-                    } else if is_there(view, parity.slot, parity.at + Sectors(u64::from(row)), 1) {
+                    } else if view.members[parity.slot.index()]
+                        .reaches(parity.at + Sectors(u64::from(row) + 1))
+                    {
                         outcome.note_stale(row);
                     }
                 }
@@ -267,16 +269,8 @@ const BLOCK: usize = (LOG_ROWS as u64 * SECTOR) as usize;
 
 /// Is there something to be read that may be believed?
 fn is_good(view: &View, slot: Slot, at: MemberLba, sectors: u32) -> bool {
-    is_there(view, slot, at, sectors) && !is_bad(&view.members[slot.index()].bad, at, sectors)
-}
-
-/// Is there a member, and not to be rebuilt there?
-fn is_there(view: &View, slot: Slot, at: MemberLba, sectors: u32) -> bool {
-    match view.members[slot.index()].presence {
-        Presence::Present => true,
-        Presence::Below(watermark) => at + Sectors(u64::from(sectors)) <= watermark,
-        Presence::Missing => false,
-    }
+    let member = &view.members[slot.index()];
+    member.reaches(at + Sectors(u64::from(sectors))) && !is_bad(&member.bad, at, sectors)
 }
 
 fn is_bad(bad: &[(MemberLba, MemberLba)], at: MemberLba, sectors: u32) -> bool {
