@@ -1021,8 +1021,16 @@ impl Pool {
         self.lowest = self.lowest.min(first);
     }
 
-    /// The first run of `count` free blocks that starts at `from` or later.
+    /// A run of `count` free blocks that starts at `from` or later: the first within a word of the map, or else the first.
     fn find(&self, from: usize, count: usize) -> Option<usize> {
+        if count <= 64 {
+            let starts = |&word: &u64| starts_of_runs(word, count as u32);
+            let words = self.map.iter().map(starts).enumerate().skip(from / 64);
+            // (Nothing below `from` is free.)
+            if let Some((i, starts)) = words.into_iter().find(|&(_, starts)| starts != 0) {
+                return Some(i * 64 + starts.trailing_zeros() as usize);
+            }
+        }
         let mut start = self.next_with(from, true)?;
         while start + count <= self.blocks {
             let end = self.next_with(start, false).unwrap_or(self.blocks);
@@ -1063,6 +1071,17 @@ impl Pool {
             at += n;
         }
     }
+}
+
+/// The bits of `word` at which `count` ones in a row begin, upward; 1 to 64.
+fn starts_of_runs(word: u64, count: u32) -> u64 {
+    let (mut starts, mut run) = (word, 1);
+    while run < count {
+        let more = run.min(count - run);
+        starts &= starts >> more;
+        run += more;
+    }
+    starts
 }
 
 #[cfg(test)]
@@ -1245,6 +1264,26 @@ mod tests {
         assert_eq!(memory.pool_free_bytes(), 70 * ALIGN);
         assert!(memory.pool_alloc(70 * ALIGN as u32).is_some(), "all in one piece again");
         assert!(memory.pool_alloc(1).is_none() && memory.room() == 99);
+    }
+
+    #[test]
+    fn runs_are_found_wherever_they_begin() {
+        let mut word = 0x9E37_79B9_7F4A_7C15u64;
+        for _ in 0..200 {
+            word = word.rotate_left(7).wrapping_mul(5) | word >> 3;
+            for count in [1, 2, 3, 5, 8, 13, 33, 63, 64] {
+                let all_ones = |at: u32| (at..at + count).all(|bit| bit < 64 && word >> bit & 1 == 1);
+                let starts = (0..64).filter(|&at| all_ones(at)).fold(0, |starts, at| starts | 1u64 << at);
+                assert_eq!(starts_of_runs(word, count), starts, "{count} in {word:x}");
+            }
+        }
+        // And of those that no word has, over the end of one.
+        let mut pool = Pool::new(192);
+        assert_eq!((pool.take(60), pool.take(1), pool.take(64)), (Some(0), Some(60), Some(64)));
+        pool.give(0, 60);
+        assert_eq!((pool.take(58), pool.take(62), pool.take(5)), (Some(0), Some(128), None));
+        pool.give(64, 64);
+        assert_eq!((pool.take(66), pool.take(3), pool.take(2)), (Some(61), None, Some(58)));
     }
 
     #[test]

@@ -15,9 +15,11 @@
 //! copies must not end up in different orders. If a copy could not be written the band that tells of it takes the lock over, so
 //! that nobody sees the one and then the other.
 
+use core::ops::Range;
+
 use super::machine::{Active, Engine, Kind as OpKind, State, tag};
 use super::{Bytes, Keep, Observed, Port, Regions, Request};
-use crate::geometry::{Place, StripeMap};
+use crate::geometry::Place;
 use crate::plan::{self, Fault, Piece, Rows};
 use crate::planted::{Bug, planted};
 use crate::units::{MemberLba, Sectors, Slot, Stripe};
@@ -138,21 +140,38 @@ impl Engine {
         port: &mut impl Port,
     ) -> bool {
         self.refresh_view(port);
-        let map = self.geometry.stripe(place.stripe);
-        let Some(rows) = rows_from(&map, place.row, sectors) else { return false };
-        let leg = self.legs.choose(&map, rows);
-        let piece = Piece { data: place.cell, rows };
-        let Some((slot, at)) = plan::direct(&map, &self.view, leg, piece) else {
-            return self.read_sum(index, place.stripe, piece, memory, port);
+        let (stripe, copies) = (place.stripe, self.geometry.copies());
+        let Some(rows) = rows_from(self.geometry.rows(stripe), place.row, sectors) else { return false };
+        let nth = |index| self.geometry.cell(stripe, index);
+        let cell = match copies > 1 && self.is_plain {
+            true => nth(self.legs.choose_of((0..copies).map(nth), rows)),
+            false => nth(place.cell),
         };
-        let (locks, stripe) = (&self.shared.locks, place.stripe);
-        let seen = (self.geometry.copies() > 1).then(|| locks.observe(stripe, locks.mask(rows)));
+        let is_well = self.is_plain || (copies == 1 && self.view.members[cell.slot.index()].is_well());
+        let (slot, at) = if is_well {
+            (cell.slot, cell.at + Sectors(u64::from(rows.start)))
+        } else {
+            let piece = Piece { data: place.cell, rows };
+            match self.who_has(stripe, piece) {
+                Some(found) => found,
+                None => return self.read_sum(index, stripe, piece, memory, port),
+            }
+        };
+        let locks = &self.shared.locks;
+        let seen = (copies > 1).then(|| locks.observe(stripe, locks.mask(rows)));
         if seen == Some(None) {
             return false;
         }
         port.read(tag(DIRECT, 0) | u64::from(index), slot, at, memory);
         self.legs.begin(slot, at, rows.len());
         self.begin_direct(index, 1, Direct { stripe, kind: Kind::Read { slot, at, seen: seen.flatten() } })
+    }
+
+    /// Who has a piece as it is, and where; for views that say something.
+    #[inline(never)]
+    fn who_has(&self, stripe: Stripe, piece: Piece) -> Option<(Slot, MemberLba)> {
+        let map = self.geometry.stripe(stripe);
+        plan::direct(&map, &self.view, self.legs.choose(&map, piece.rows), piece)
     }
 
     /// Reads what a lost disk had: the others, to be summed up.
@@ -233,39 +252,53 @@ impl Engine {
         port: &mut impl Port,
     ) -> bool {
         self.refresh_view(port);
-        let map = self.geometry.stripe(place.stripe);
-        let Some(rows) = rows_from(&map, place.row, sectors) else { return false };
-        let redundant = self.geometry.is_redundant();
-        if !plan::is_plain_everywhere(&map, &self.view, rows)
+        let stripe = place.stripe;
+        let Some(rows) = rows_from(self.geometry.rows(stripe), place.row, sectors) else { return false };
+        let redundant = self.copies > 1;
+        if !(self.is_plain || self.is_plain_everywhere(stripe, rows))
             || (redundant && !self.shared.begin_write(self.queue))
         {
             return false;
         }
-        let positions = map.sync_start() + u64::from(rows.start)..map.sync_start() + u64::from(rows.end);
         let intent = self.shared.intent();
-        let regions = intent.map(|intent| intent.regions(positions));
-        let regions = regions.filter(|&regions| intent.is_some_and(|intent| intent.begin(regions)));
+        let regions = intent.and_then(|intent| {
+            let regions = intent.regions(self.positions(stripe, rows));
+            intent.begin(regions).then_some(regions)
+        });
         let counted = regions.is_some() == intent.is_some() || planted(Bug::BitSetLate);
         let mask = self.shared.locks.mask(rows);
-        let locked = counted && self.shared.locks.try_lock(place.stripe, mask);
+        let locked = counted && self.shared.locks.try_lock(stripe, mask);
         // With the lock, and only then, the view may be acted on.
         if !locked || self.shared.epoch() != self.view.epoch {
             let rows = locked.then_some(mask);
-            if self.shared.let_go(self.queue, place.stripe, rows, redundant, regions) {
+            if self.shared.let_go(self.queue, stripe, rows, redundant, regions) {
                 port.wake_others();
             }
             return false;
         }
         let first = self.first_taken(index);
         for (copy, taken) in (0..self.copies).zip(&mut self.taken[first..]) {
-            let cell = map.cell(copy);
+            let cell = self.geometry.cell(stripe, copy);
             let at = cell.at + Sectors(u64::from(rows.start));
             self.legs.begin_other(cell.slot);
             let tag = tag(DIRECT, copy) | u64::from(index);
             *taken = (cell.slot, port.write(tag, cell.slot, at, memory, fua));
         }
         let kind = Kind::Write { mask, regions, failed: 0 };
-        self.begin_direct(index, self.copies, Direct { stripe: place.stripe, kind })
+        self.begin_direct(index, self.copies, Direct { stripe, kind })
+    }
+
+    /// Can rows be written alike to all who have them? For views that say something.
+    #[inline(never)]
+    fn is_plain_everywhere(&self, stripe: Stripe, rows: Rows) -> bool {
+        plan::is_plain_everywhere(&self.geometry.stripe(stripe), &self.view, rows)
+    }
+
+    /// Rows of a stripe as md counts them for the write-intent bitmap.
+    #[inline(never)]
+    fn positions(&self, stripe: Stripe, rows: Rows) -> Range<u64> {
+        let start = self.geometry.stripe(stripe).sync_start();
+        start + u64::from(rows.start)..start + u64::from(rows.end)
     }
 
     fn begin_direct(&mut self, index: u32, operations: u16, direct: Direct) -> bool {
@@ -380,8 +413,9 @@ fn lane_of(lanes: Option<u32>, lane: u16, len: u32) -> Bytes {
     Bytes { region: lanes.unwrap_or(u32::MAX), offset: u32::from(lane) * len, len }
 }
 
-/// Rows of a stripe, if it has all of them.
-fn rows_from(map: &StripeMap<'_>, row: u32, sectors: Sectors) -> Option<Rows> {
+/// So many rows of a stripe that has `all`, if they are in it.
+#[inline(always)]
+fn rows_from(all: u32, row: u32, sectors: Sectors) -> Option<Rows> {
     let end = u64::from(row) + sectors.0;
-    (end <= u64::from(map.rows())).then(|| Rows::new(row, end as u32))
+    (end <= u64::from(all)).then(|| Rows::new(row, end as u32))
 }

@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use crate::geometry::StripeMap;
+use crate::geometry::{Cell, StripeMap};
 use crate::plan::Rows;
 use crate::units::{MemberLba, Sectors, Slot};
 
@@ -27,20 +27,24 @@ impl Legs {
     }
 
     /// The copy to read `rows` from; cell 0 where there are no copies.
-    #[inline]
     pub(super) fn choose(&self, map: &StripeMap<'_>, rows: Rows) -> u16 {
         if map.parities() > 0 || map.cells() < 2 {
             return 0;
         }
+        self.choose_of((0..map.cells()).map(|index| map.cell(index)), rows)
+    }
+
+    /// The copy to read `rows` from, of these.
+    #[inline(always)]
+    pub(super) fn choose_of(&self, copies: impl Iterator<Item = Cell>, rows: Rows) -> u16 {
         let (mut least, mut goes_on) = ((0, u32::MAX), None);
-        for cell in 0..map.cells() {
-            let place = map.cell(cell);
-            let (busy, end) = self.0[place.slot.index()];
-            if end == place.at + Sectors(u64::from(rows.start)) {
-                goes_on = Some((cell, busy));
+        for (index, copy) in (0..).zip(copies) {
+            let (busy, end) = self.0[copy.slot.index()];
+            if end == copy.at + Sectors(u64::from(rows.start)) {
+                goes_on = Some((index, busy));
             }
             if busy < least.1 {
-                least = (cell, busy);
+                least = (index, busy);
             }
         }
         goes_on.filter(|&(_, busy)| busy <= least.1 + AHEAD / rows.len().max(1)).unwrap_or(least).0

@@ -333,7 +333,7 @@ impl Log {
         if group.writes == 0 || record.busy || record.writes > 0 {
             return false;
         }
-        let nobody = Holder(u32::MAX);
+        let nobody = Holder::NOBODY;
         self.close_group(slot, nobody);
         let record = &mut self.members[slot.index()].record;
         record.state = RecordState::Failed(nobody);
@@ -564,7 +564,7 @@ mod tests {
         let _ = log.done(queue, Slot(0), a, [].into_iter());
         let b = join(&mut log, queue, 0).unwrap();
         assert!(!log.abandon(Slot(0)));
-        assert_eq!(log.state(Slot(0), b), RecordState::Failed(Holder(u32::MAX)));
+        assert_eq!(log.state(Slot(0), b), RecordState::Failed(Holder::NOBODY));
         let _ = log.done(queue, Slot(0), b, [].into_iter());
         join(&mut log, queue, 0).unwrap();
         assert_eq!(log.begin(Slot(0), Holder(8), None, RING).at, Sectors(0));

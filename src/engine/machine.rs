@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::direct::{DIRECT, Direct, MOST_COPIES, MOST_PARTS};
 use super::legs::Legs;
+use super::waiting::Waiting;
 use super::{
     Bytes, Flushing, Holder, Keep, Note, Observed, Port, QueueId, RecordState, Regions, Reply, Request,
     Shared, Step, Trouble,
@@ -58,6 +59,8 @@ pub struct Engine {
     pub(super) queue: QueueId,
     pub(super) limits: Limits,
     pub(super) view: Arc<View>,
+    /// The view says nothing of anybody: all members are well, and none is better than another.
+    pub(super) is_plain: bool,
     pub(super) requests: Vec<Active>,
     free_requests: Vec<u32>,
     /// Places behind those of requests, for pieces of them that are sent each by itself.
@@ -80,8 +83,8 @@ pub struct Engine {
     pub(super) failed_directs: Vec<u32>,
     pub(super) ops: Vec<Op>,
     free_ops: Vec<u32>,
-    /// Operations in `Intent`, `Lock` or `Memory`, oldest first.
-    pub(super) waiting: VecDeque<u32>,
+    /// Operations in `Intent`, `Lock` or `Memory`.
+    pub(super) waiting: Waiting,
     holding: Vec<u32>,
     /// Operations in `Log`.
     logging: Vec<u32>,
@@ -445,6 +448,7 @@ impl Engine {
             shared,
             queue,
             limits,
+            is_plain: is_plain(&view),
             view,
             requests: alloc::vec![request; places],
             free_requests: (0..limits.requests as u32).rev().collect(),
@@ -455,7 +459,7 @@ impl Engine {
             sums: 0,
             ops: (0..bands).map(|_| Op::new(cells, slots)).collect(),
             free_ops: (0..bands as u32).rev().collect(),
-            waiting: VecDeque::with_capacity(bands),
+            waiting: Waiting::new(bands),
             holding: Vec::with_capacity(bands),
             logging: Vec::with_capacity(bands),
             log_flights: alloc::vec![
@@ -664,7 +668,7 @@ impl Engine {
                     let Some(op) = self.take_op(Kind::Fill, stripe) else { return false };
                     self.ops[op as usize].fill = window;
                     self.attach(op, Some(index), Bytes::NONE, Keep::default());
-                    self.waiting.push_back(op);
+                    self.wait(op);
                     self.requests[index as usize].cut += u64::from(window.len());
                 }
                 true
@@ -752,12 +756,18 @@ impl Engine {
                 && op.rows().overlaps(piece.rows)
         };
         // The newest first: a later write must not slip in before an earlier one to the same rows.
-        if let Some(&index) = self.waiting.iter().rev().take_while(|&index| !bars(index)).find(joins) {
+        if self.waiting.may_have(stripe)
+            && let Some(&index) = self.waiting.iter().rev().take_while(|&index| !bars(index)).find(joins)
+        {
             return Some(index);
         }
         let index = self.take_op(kind, stripe)?;
-        self.waiting.push_back(index);
+        self.wait(index);
         Some(index)
+    }
+
+    fn wait(&mut self, index: u32) {
+        self.waiting.push_back(index, self.ops[index as usize].stripe);
     }
 
     fn take_op(&mut self, kind: Kind, stripe: Stripe) -> Option<u32> {
@@ -811,7 +821,7 @@ impl Engine {
                 let Some(index) = self.waiting.pop_front() else { break };
                 // (All take their turn, so that they stay in order.)
                 if self.has_enough_to_sum() || !self.start(index as usize, port) {
-                    self.waiting.push_back(index);
+                    self.wait(index);
                 }
             }
         }
@@ -958,6 +968,7 @@ impl Engine {
     pub(super) fn refresh_view(&mut self, port: &mut impl Port) {
         if self.shared.epoch() != self.view.epoch {
             self.view = port.view();
+            self.is_plain = is_plain(&self.view);
         }
     }
 
@@ -1043,7 +1054,7 @@ impl Engine {
             port.free(region);
         }
         if !self.start(index, port) {
-            self.waiting.push_back(index as u32);
+            self.wait(index as u32);
         }
     }
 
@@ -1215,7 +1226,7 @@ impl Engine {
         }
         let tag = tag(index, op.life);
         for (slot, member) in self.view.devices().enumerate() {
-            let mut holder = Holder(u32::MAX);
+            let mut holder = Holder::NOBODY;
             let skipped = planted(Bug::FlushSkipsIdle) && self.legs.is_idle(Slot(slot as u16));
             if member.presence != Presence::Missing && !skipped {
                 op.left += 1;
@@ -1461,7 +1472,7 @@ impl Engine {
         }
         let op = &mut self.ops[index];
         if op.take_aside() || (trouble.is_none() && !self.limits.read_only && op.become_repair()) {
-            self.waiting.push_back(index as u32);
+            self.wait(index as u32);
         } else {
             self.free_ops.push(index as u32);
         }
@@ -1488,6 +1499,11 @@ impl Engine {
             self.answer(request);
         }
     }
+}
+
+/// Is there nothing that a request has to look at a view for?
+fn is_plain(view: &View) -> bool {
+    view.is_whole() && !view.members.iter().any(|member| member.avoid)
 }
 
 /// What becomes of an operation that waits for the log.

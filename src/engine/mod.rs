@@ -44,6 +44,7 @@ mod locks;
 mod log;
 mod machine;
 mod shared;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -191,6 +192,11 @@ pub enum Trouble {
 /// failure of its predecessor is not blamed on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Holder(pub u32);
+
+impl Holder {
+    /// An empty slot has this one.
+    pub const NOBODY: Holder = Holder(u32::MAX);
+}
 
 /// Blocks of a member to be put on its list of bad ones, or to be taken off because they were written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

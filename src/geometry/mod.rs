@@ -252,6 +252,31 @@ impl Geometry {
     /// If `stripe` is not below [`Geometry::stripes`]: its cells would lie on somebody else's sectors.
     #[inline]
     pub fn stripe(&self, stripe: Stripe) -> StripeMap<'_> {
+        self.map(stripe)
+    }
+
+    /// [`stripe`](Geometry::stripe) and [`StripeMap::cell`] for who needs one cell and nothing else, as most requests do:
+    /// no map is put together in memory.
+    ///
+    /// # Panics
+    /// As those two.
+    #[inline(always)]
+    pub(crate) fn cell(&self, stripe: Stripe, index: u16) -> Cell {
+        self.map(stripe).nth(index)
+    }
+
+    /// [`StripeMap::rows`] likewise.
+    #[inline(always)]
+    pub(crate) fn rows(&self, stripe: Stripe) -> u32 {
+        match &self.placement {
+            Placement::Linear(linear) => linear.run(stripe.0).rows,
+            Placement::Same => self.unit.get().min(self.size - stripe.0 * self.unit.get()) as u32,
+            _ => self.unit.get() as u32,
+        }
+    }
+
+    #[inline(always)]
+    fn map(&self, stripe: Stripe) -> StripeMap<'_> {
         assert!(stripe.0 < self.stripes, "stripe {} of {}", stripe.0, self.stripes);
         let unit = self.unit.get();
         let (cells, chunks) = match &self.placement {
@@ -266,8 +291,7 @@ impl Geometry {
             }
             // The two without chunks may end with a shorter run.
             Placement::Same => {
-                let at = stripe.0 * unit;
-                let rows = unit.min(self.size - at) as u32;
+                let (at, rows) = (stripe.0 * unit, self.rows(stripe));
                 let cells = Cells::Same { at: MemberLba(at) };
                 return StripeMap { geometry: self, number: stripe, rows, lba: Lba(at), cells };
             }
@@ -526,6 +550,11 @@ impl StripeMap<'_> {
     /// If `index` is not below [`StripeMap::cells`].
     #[inline]
     pub fn cell(&self, index: u16) -> Cell {
+        self.nth(index)
+    }
+
+    #[inline(always)]
+    fn nth(&self, index: u16) -> Cell {
         assert!(index < self.cells(), "cell {index} of {}", self.cells());
         let copy = if index == 0 { CellKind::Data(0) } else { CellKind::Copy };
         match self.cells {

@@ -34,8 +34,8 @@ pub(super) const SCRATCH: usize = 8 << 20;
 /// Bands in flight in one queue.
 const BANDS: usize = 64;
 
-/// Bytes under way to be summed up where all disks answer while they are asked: a part of an L2 cache.
-const CACHED: u64 = 512 << 10;
+/// Bytes under way to be summed up where all disks answer while they are asked: half of a small L2 cache.
+const CACHED: u64 = 256 << 10;
 
 /// How long a waiter sleeps before it looks whether it should drive other queues.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -240,26 +240,24 @@ impl Port for Side {
     }
 
     fn write(&mut self, tag: u64, slot: Slot, at: MemberLba, from: Bytes, fua: bool) -> Holder {
-        match self.health.wire(slot) {
-            Some(wire) => {
-                let buf = self.memory.io_write_from(span(from));
-                let at = wire.data_offset + Sectors(at.0);
-                self.disks.submit(tag, Op::Write { disk: wire.disk, at, buf, fua });
-            }
-            None => self.instant.push((tag, true)),
-        }
-        self.holder(slot)
+        let Some(wire) = self.health.wire(slot) else {
+            self.instant.push((tag, true));
+            return Holder::NOBODY;
+        };
+        let buf = self.memory.io_write_from(span(from));
+        let at = wire.data_offset + Sectors(at.0);
+        self.disks.submit(tag, Op::Write { disk: wire.disk, at, buf, fua });
+        Holder(wire.disk.0.into())
     }
 
     fn zero(&mut self, tag: u64, slot: Slot, at: MemberLba, sectors: Sectors) -> Holder {
-        match self.health.wire(slot) {
-            Some(wire) => {
-                let at = wire.data_offset + Sectors(at.0);
-                self.disks.submit(tag, Op::Zero { disk: wire.disk, at, sectors });
-            }
-            None => self.instant.push((tag, true)),
-        }
-        self.holder(slot)
+        let Some(wire) = self.health.wire(slot) else {
+            self.instant.push((tag, true));
+            return Holder::NOBODY;
+        };
+        let at = wire.data_offset + Sectors(at.0);
+        self.disks.submit(tag, Op::Zero { disk: wire.disk, at, sectors });
+        Holder(wire.disk.0.into())
     }
 
     fn prefers_fua(&self, slot: Slot) -> bool {
@@ -276,7 +274,7 @@ impl Port for Side {
     }
 
     fn holder(&self, slot: Slot) -> Holder {
-        Holder(self.health.wire(slot).map_or(u32::MAX, |wire| u32::from(wire.disk.0)))
+        self.health.wire(slot).map_or(Holder::NOBODY, |wire| Holder(wire.disk.0.into()))
     }
 
     fn fold(

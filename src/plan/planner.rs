@@ -191,6 +191,7 @@ pub fn write_all_copies(map: &StripeMap<'_>, rows: Rows, out: &mut Plan) {
 }
 
 /// A transfer of some rows of a cell.
+#[inline]
 fn io(map: &StripeMap<'_>, cell: u16, rows: Rows, buf: Buf) -> Io {
     let place = map.cell(cell);
     Io { slot: place.slot, cell, at: place.at + Sectors(u64::from(rows.start)), rows, buf }
@@ -245,8 +246,13 @@ fn write_run_directly(
 }
 
 /// Is a cell good over all of `rows`, and nobody about to replace its disk?
+#[inline]
 fn is_plain(map: &StripeMap<'_>, view: &View, faults: &[Fault], cell: u16, rows: Rows) -> bool {
-    view.replacement(map.cell(cell).slot).is_none() && has_rows(map, view, faults, cell, rows)
+    let cell = map.cell(cell);
+    let nothing_special =
+        faults.is_empty() && view.replacements.is_empty() && view.members[cell.slot.index()].is_well();
+    nothing_special
+        || view.replacement(cell.slot).is_none() && is_good(view, faults, cell.slot, cell.at, rows)
 }
 
 /// Is a cell good over all of `rows`?

@@ -55,6 +55,11 @@ pub enum Presence {
 }
 
 impl Member {
+    /// Is there a disk, and has it all that it should?
+    pub fn is_well(&self) -> bool {
+        self.presence == Presence::Present && self.bad.is_empty()
+    }
+
     /// Is there a disk that has what it should up to `end`?
     pub fn reaches(&self, end: MemberLba) -> bool {
         match self.presence {
@@ -104,9 +109,8 @@ impl View {
 
     /// Are all members there and all of them to be believed, everywhere, and is none about to be replaced?
     pub fn is_whole(&self) -> bool {
-        let well = |member: &Member| member.presence == Presence::Present && member.bad.is_empty();
         self.synced_below == u64::MAX
-            && self.members.iter().all(well)
+            && self.members.iter().all(Member::is_well)
             && self.replacements.iter().all(|member| member.presence == Presence::Missing)
     }
 
