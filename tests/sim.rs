@@ -20,6 +20,7 @@ const REGRESSIONS: [(&str, &str); 22] = [
     ("removed by number", include_str!("sim/removed_by_number.txt")),
     ("fails at the start", include_str!("sim/fails_at_the_start.txt")),
     ("flush failed for another", include_str!("sim/flush_failed_for_another.txt")),
+    ("planned before all was in sync, written after", include_str!("sim/planned_before_in_sync.txt")),
     ("replacing cut short", include_str!("sim/replacing_cut_short.txt")),
     ("replacement not resynced", include_str!("sim/replacement_not_resynced.txt")),
     ("swap cut short", include_str!("sim/swap_cut_short.txt")),

@@ -19,7 +19,7 @@
 //!   never covers the only copy of an entry somebody needs, one row has one live entry, and what a partial
 //!   parity was summed up from is on disk.
 //! - No record is written before all is durable that was written while redundancy was not in sync: a log that
-//!   holds entries says that the rest is.
+//!   holds entries says that the rest is. And once one is begun nothing goes out unlogged because of a plan from before.
 //! - Generations rise over all members of the LU.
 //!
 //! Refuses to know: disks, payload, the level, and what its queues do meanwhile.
@@ -146,6 +146,8 @@ pub struct Log {
     members: Vec<Member>,
     flushing: Vec<Flushing>,
     unsynced: Unsynced,
+    /// A record was begun: from then on the logs say that all redundancy agrees but for what they hold.
+    vouches: bool,
     generation: u64,
     /// Counts ends of writes.
     clock: u64,
@@ -184,6 +186,7 @@ impl Log {
             // Replacements have numbers of their own.
             flushing: alloc::vec![Flushing::default(); 2 * usize::from(slots)],
             unsynced: Unsynced { writes: 0, done_at: 0, unflushed: SlotSet::EMPTY },
+            vouches: false,
             generation,
             clock: 0,
             most_parity,
@@ -225,15 +228,18 @@ impl Log {
 
     /// A write to a stripe with its parity on `slot` goes out unlogged: nobody fills the slot, or (not
     /// `in_sync`) redundancy did not agree yet when the write was planned. Returns the number that stands for
-    /// it.
-    pub fn pass(&mut self, slot: Slot, in_sync: bool) -> u64 {
+    /// it; `None` if it was planned before redundancy agreed and a record was begun since: it has to be planned anew.
+    pub fn pass(&mut self, slot: Slot, in_sync: bool) -> Option<u64> {
         if !in_sync {
+            if self.vouches {
+                return None;
+            }
             self.unsynced.writes += 1;
-            return UNSYNCED;
+            return Some(UNSYNCED);
         }
         let record = &mut self.members[slot.index()].record;
         record.writes += 1;
-        record.number
+        Some(record.number)
     }
 
     /// How far the record `number` is. A write that belongs to it is not done yet.
@@ -321,6 +327,7 @@ impl Log {
         let at = if ring.multiple && member.next + length <= ring.length.0 { member.next } else { 0 };
         member.next = at + length;
         member.record.busy = true;
+        self.vouches = true;
         self.generation += 1;
         Begun { at: Sectors(at), generation: self.generation, parity }
     }
@@ -504,18 +511,21 @@ mod tests {
     fn what_goes_unlogged_is_flushed_before_the_next_record() {
         let [queue, _] = queues();
         let mut log = Log::new(3, 16 << 10, 0);
-        let passed = log.pass(Slot(0), true);
+        let passed = log.pass(Slot(0), true).unwrap();
         join(&mut log, queue, 0).unwrap();
         assert_eq!(log.step(Slot(0)), Step::Wait);
         let _ = log.done(queue, Slot(0), passed, [Slot(2)].into_iter());
         assert_eq!(write(&mut log).1, [Slot(2)]);
         // While redundancy does not agree, that concerns the logs of all.
         let mut log = Log::new(3, 16 << 10, 0);
-        let passed = log.pass(Slot(2), false);
+        let passed = log.pass(Slot(2), false).unwrap();
         join(&mut log, queue, 0).unwrap();
         assert_eq!(log.step(Slot(0)), Step::Wait);
         assert!(log.done(queue, Slot(2), passed, [Slot(2), Slot(1)].into_iter()), "somebody waits");
         assert_eq!(write(&mut log).1, [Slot(1), Slot(2)]);
+        // From then on the logs say that it does, and what was planned before is planned anew.
+        assert_eq!(log.pass(Slot(2), false), None);
+        assert!(log.pass(Slot(2), true).is_some());
     }
 
     #[test]

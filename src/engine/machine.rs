@@ -1248,7 +1248,13 @@ impl Engine {
         if op.plan.log.is_empty() {
             let slot = parity_slot(&self.geometry, op.stripe);
             let in_sync = op.in_sync;
-            op.log = port.log(|log| log.pass(slot, in_sync)).map(|number| (slot, number));
+            let passed = port.log(|log| log.pass(slot, in_sync));
+            op.log = passed.flatten().map(|number| (slot, number));
+            if passed == Some(None) {
+                // Redundancy agrees by now, and the logs say so.
+                self.again(index, port);
+                return false;
+            }
             return true;
         }
         // Not at once: others that are just as far share the record.

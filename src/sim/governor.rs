@@ -5,7 +5,8 @@
 //! tolerance then, not one error may be seen. While redundancy does not agree there is none to spare: without a bitmap or a
 //! log a parity LU promises nothing for members lost then; mirrors promise one of the values that survived.
 //!
-//! Scenarios that go beyond have unreadable sectors anywhere, and nothing else: errors may be seen, but never wrong data.
+//! Scenarios that go beyond have unreadable sectors anywhere, and besides lose as many disks as the level can do without, but
+//! have no other faults: errors may be seen, but never wrong data.
 //!
 //! Bit rot and lost writes strike superblocks only, which have a checksum and an event count to tell. For data there is
 //! nothing yet that could.
@@ -35,7 +36,7 @@ pub(super) struct Governor {
     pub health: Health,
     /// Platters whose failure is known to somebody, until they are members anew.
     pub hurt: BTreeSet<usize>,
-    /// Unreadable sectors are not limited.
+    /// Unreadable sectors are not limited, and do not count against disks that are lost.
     pub beyond: bool,
     /// Redundancy agreed when the LU was opened last.
     pub vouched: bool,
@@ -76,12 +77,28 @@ impl Governor {
     /// May the disk in `slot` go missing as a whole? Mirrors can do without one also while they do not agree.
     pub(super) fn allows_loss(&self, disks: &SimDisks, geometry: &Geometry, slot: u8) -> bool {
         let mirrored = geometry.parities() == 0 && self.agreed_once;
-        (self.health.in_sync || mirrored) && self.spares(disks, geometry, slot)
+        let can_go = match self.beyond {
+            true => geometry.tolerates(&self.missing().with(Slot(u16::from(slot)))),
+            false => self.spares(disks, geometry, slot),
+        };
+        (self.health.in_sync || mirrored) && can_go
     }
 
     /// The same for the time in which the LU is not open.
     pub(super) fn spares_at_rest(&self, disks: &SimDisks, geometry: &Geometry, slot: u8) -> bool {
         self.spares(disks, geometry, slot)
+    }
+
+    /// Slots whose disk is not there, or is not a member in full, whatever else may be unreadable.
+    fn missing(&self) -> SlotSet {
+        let missing = |home: Option<usize>, whole: bool| {
+            home.is_none_or(|platter| !whole || self.hurt.contains(&platter))
+        };
+        let slots = self.health.home.iter().zip(&self.health.whole).enumerate();
+        slots
+            .filter(|(_, (home, whole))| missing(**home, **whole))
+            .map(|(slot, _)| Slot(slot as u16))
+            .collect()
     }
 
     /// Is there redundancy left for `slot`, after all that is impaired?
