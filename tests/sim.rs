@@ -10,7 +10,7 @@ use uraid::sim::{Scenario, run};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_uraid-sim");
 
 /// Scenarios that broke a promise, by name; each says what it found.
-const REGRESSIONS: [(&str, &str); 22] = [
+const REGRESSIONS: [(&str, &str); 23] = [
     ("given up on one disk only", include_str!("sim/given_up_on_one_disk_only.txt")),
     ("two rounds cut short", include_str!("sim/two_rounds_cut_short.txt")),
     ("ahead by a spare, then failed", include_str!("sim/ahead_then_failed.txt")),

@@ -974,7 +974,7 @@ impl Drop for Scope<'_> {
 }
 
 /// Blocks of 4 KiB in one buffer, with a bit for each. Takes the first run of free blocks that is long
-/// enough, looking from where the last one ended. A few words are looked at in the usual case, all of them (a
+/// enough and within one word of bits, or else the first of all. A word or two are looked at in the usual case, all of them (a
 /// bit per 4 KiB) in the worst.
 struct Pool {
     memory: AlignedBuf,
@@ -1006,7 +1006,7 @@ impl Pool {
         if count > self.free {
             return None;
         }
-        // The lowest that will do: what was used last is still in the caches, what was never used need not exist.
+        // A low one: what was used last is still in the caches, what was never used need not exist.
         let lowest = self.next_with(self.lowest, true)?;
         let first = self.find(lowest, count)?;
         self.mark(first, count, false);
@@ -1024,11 +1024,12 @@ impl Pool {
     /// A run of `count` free blocks that starts at `from` or later: the first within a word of the map, or else the first.
     fn find(&self, from: usize, count: usize) -> Option<usize> {
         if count <= 64 {
-            let starts = |&word: &u64| starts_of_runs(word, count as u32);
-            let words = self.map.iter().map(starts).enumerate().skip(from / 64);
             // (Nothing below `from` is free.)
-            if let Some((i, starts)) = words.into_iter().find(|&(_, starts)| starts != 0) {
-                return Some(i * 64 + starts.trailing_zeros() as usize);
+            for (i, &word) in self.map.iter().enumerate().skip(from / 64) {
+                let starts = starts_of_runs(word, count as u32);
+                if starts != 0 {
+                    return Some(i * 64 + starts.trailing_zeros() as usize);
+                }
             }
         }
         let mut start = self.next_with(from, true)?;

@@ -146,7 +146,8 @@ pub struct Log {
     members: Vec<Member>,
     flushing: Vec<Flushing>,
     unsynced: Unsynced,
-    /// A record was begun: from then on the logs say that all redundancy agrees but for what they hold.
+    /// A record was begun: the logs say that all redundancy agrees but for what they hold. (It does not cease to while there is
+    /// this log: how far it agrees only grows.)
     vouches: bool,
     generation: u64,
     /// Counts ends of writes.

@@ -817,7 +817,7 @@ impl Engine {
     fn try_waiting(&mut self, port: &mut impl Port) {
         self.something_ended = true;
         while core::mem::take(&mut self.something_ended) {
-            for _ in 0..self.waiting.len() {
+            for _ in 0..self.waiting.begin_turn() {
                 let Some(index) = self.waiting.pop_front() else { break };
                 // (All take their turn, so that they stay in order.)
                 if self.has_enough_to_sum() || !self.start(index as usize, port) {
@@ -1242,7 +1242,7 @@ impl Engine {
 
     // --- the log --------------------------------------------------------------------------------------------------
 
-    /// Tells the log of a write. False if it has to wait until it is logged.
+    /// Tells the log of a write. False if it has to wait until it is logged, or was planned anew.
     fn enter_log(&mut self, index: usize, port: &mut impl Port) -> bool {
         let op = &mut self.ops[index];
         if op.plan.log.is_empty() {

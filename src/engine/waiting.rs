@@ -11,7 +11,7 @@ use crate::units::Stripe;
 pub(super) struct Waiting {
     operations: VecDeque<u32>,
     /// A bit for the hash of each of their stripes, so that most requests need not look through them. Those that have gone have
-    /// theirs until nobody waits.
+    /// theirs until the next turn.
     stripes: [u64; 4],
 }
 
@@ -21,12 +21,15 @@ impl Waiting {
     }
 
     pub(super) fn push_back(&mut self, index: u32, stripe: Stripe) {
-        if self.operations.is_empty() {
-            self.stripes = [0; 4];
-        }
         let (word, bit) = Waiting::place(stripe);
         self.stripes[word] |= bit;
         self.operations.push_back(index);
+    }
+
+    /// How many they are, all of whom are about to be taken out, and put back if they have to wait on.
+    pub(super) fn begin_turn(&mut self) -> usize {
+        self.stripes = [0; 4];
+        self.operations.len()
     }
 
     pub(super) fn pop_front(&mut self) -> Option<u32> {
@@ -48,10 +51,6 @@ impl Waiting {
         self.operations.iter()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.operations.len()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
@@ -70,14 +69,21 @@ mod tests {
         for index in 0..2000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let stripe = Stripe(state >> 40);
-            if state >> 33 & 1 == 1 {
-                assert_eq!(waiting.pop_front(), present.pop_front().map(|(index, _)| index));
-            } else {
-                waiting.push_back(index, stripe);
-                present.push_back((index, stripe));
+            waiting.push_back(index, stripe);
+            present.push_back((index, stripe));
+            if state >> 33 & 3 == 3 {
+                // Half of them go.
+                for turn in 0..waiting.begin_turn() {
+                    let (index, stripe) = present.pop_front().unwrap();
+                    assert_eq!(waiting.pop_front(), Some(index));
+                    if turn % 2 == 0 {
+                        waiting.push_back(index, stripe);
+                        present.push_back((index, stripe));
+                    }
+                }
             }
             assert!(present.iter().all(|&(_, stripe)| waiting.may_have(stripe)));
-            assert_eq!((waiting.len(), waiting.is_empty()), (present.len(), present.is_empty()));
+            assert_eq!(waiting.is_empty(), present.is_empty());
             sure += u32::from(!waiting.may_have(Stripe(index.into())));
         }
         assert!(waiting.iter().eq(present.iter().map(|(index, _)| index)));

@@ -265,7 +265,7 @@ impl Geometry {
         self.map(stripe).nth(index)
     }
 
-    /// [`StripeMap::rows`] likewise.
+    /// [`StripeMap::rows`] likewise, of a stripe that is there.
     #[inline(always)]
     pub(crate) fn rows(&self, stripe: Stripe) -> u32 {
         match &self.placement {

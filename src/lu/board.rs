@@ -168,8 +168,11 @@ impl Board {
     /// Makes a new view the one that counts, and wakes everybody who may be waiting for it.
     pub(super) fn publish(&self, health: Health) {
         let epoch = health.view.epoch;
-        *lock(&self.health) = Arc::new(health);
+        let mut current = lock(&self.health);
+        *current = Arc::new(health);
+        // Whoever knows of it has to find that others can know: a queue may plan anew until its view is as new.
         self.shared.set_epoch(epoch);
+        drop(current);
         self.wake_queues();
     }
 

@@ -112,7 +112,7 @@ pub struct Scenario {
     pub policy: Policy,
     /// Disks hold something else before, so that a first resync is needed.
     pub junk: bool,
-    /// Unreadable sectors beyond what the level survives: then errors may be seen, but never wrong data.
+    /// Unreadable sectors beyond what the level survives, and lost disks besides: then errors may be seen, but never wrong data.
     pub beyond: bool,
     /// For everything that the events' salts do not decide.
     pub salt: u32,
