@@ -216,7 +216,8 @@ fn write_run_directly(
         _ => return false,
     };
     let modifies = 1 + parities < data - 1;
-    let mut involved = (0..map.cells()).filter(|&other| !modifies || other == cell || other >= data);
+    let chosen = if modifies { cell..cell + 1 } else { 0..data };
+    let mut involved = chosen.clone().chain(data..map.cells());
     if synced_rows(map, view) < rows.end || !involved.all(|cell| is_plain(map, view, faults, cell, rows)) {
         return false;
     }
@@ -224,7 +225,7 @@ fn write_run_directly(
     let coef = |cell| [1, if parities > 1 { gf::exp(u32::from(map.q_power(cell))) } else { 0 }];
     let parity_ios = || (data..map.cells()).zip(0..).map(|(parity, n)| io(map, parity, rows, lane(n)));
     // Behind those of the parities.
-    let olds = || (0..data).filter(move |&other| (other == cell) == modifies).zip(parities..);
+    let olds = || chosen.clone().filter(move |&other| modifies || other != cell).zip(parities..);
     if modifies {
         out.gather.extend(parity_ios());
     }
