@@ -10,7 +10,10 @@ mod uml;
 mod pattern;
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use pattern::pattern;
 use uml::{Guest, Output};
@@ -131,6 +134,34 @@ fn mdadm_reads_the_bitmap_and_the_kernel_goes_on_with_it() {
     }
 }
 
+/// The members' bytes while the LU is marked dirty. That these `bytes` are written again and again, as they are, keeps it so, however
+/// slowly the members can be read.
+fn images_while_dirty(case: &Case, lu: &Lu, bytes: Range<usize>) -> Vec<Vec<u8>> {
+    // Events and `resync_offset`, in the superblock.
+    let state = |image: &Vec<u8>| image[4096 + 200..4096 + 216].to_vec();
+    let done = AtomicBool::new(false);
+    let again = || lu.write_at(&case.model[bytes.clone()], bytes.start as u64).unwrap();
+    again();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                again();
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let images = loop {
+            let read = || case.members.iter().map(|path| std::fs::read(path).unwrap());
+            let images: Vec<Vec<u8>> = read().collect();
+            // (The writer may have been kept waiting for long.)
+            if lu.status().dirty && images.iter().all(|image| state(image) == state(&images[0])) {
+                break images;
+            }
+        };
+        done.store(true, Relaxed);
+        images
+    })
+}
+
 #[test]
 fn the_kernel_resyncs_what_uraid_left_dirty_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
@@ -139,15 +170,9 @@ fn the_kernel_resyncs_what_uraid_left_dirty_and_no_more() {
     for case in &mut cases {
         let lu = open(&case.members, Access::Write);
         // As a kill leaves the members; and where the last one holds no data, or a copy, its write was lost.
-        let mut images = loop {
-            case.write(&lu, 5_000_000, 100_000, 2);
-            lu.flush().unwrap();
-            let images: Vec<Vec<u8>> = case.members.iter().map(|path| std::fs::read(path).unwrap()).collect();
-            // On a slow machine it may have been marked clean in between.
-            if lu.status().dirty {
-                break images;
-            }
-        };
+        case.write(&lu, 5_000_000, 100_000, 2);
+        lu.flush().unwrap();
+        let mut images = images_while_dirty(case, &lu, 5_000_000..5_100_000);
         lu.stop().unwrap();
         let start = inspect(&case.members[0]).unwrap().superblock.data_offset.bytes() as usize;
         let last = images.last_mut().unwrap();
