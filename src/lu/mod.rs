@@ -201,6 +201,8 @@ impl Lu {
     pub fn wait_for_work(&self, progress: &mut dyn FnMut(Work) -> bool) -> Result<()> {
         if !self.watch_work(&mut |work| work.is_none_or(&mut *progress))? {
             self.pause_work();
+            // Until it has: what it meets on the way to its checkpoint belongs to what the caller is about to tell.
+            self.watch_work(&mut |_| true)?;
         }
         Ok(())
     }
