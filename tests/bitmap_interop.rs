@@ -12,7 +12,7 @@ mod pattern;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use pattern::pattern;
@@ -139,26 +139,26 @@ fn mdadm_reads_the_bitmap_and_the_kernel_goes_on_with_it() {
 fn images_while_dirty(case: &Case, lu: &Lu, bytes: Range<usize>) -> Vec<Vec<u8>> {
     // Events and `resync_offset`, in the superblock.
     let state = |image: &Vec<u8>| image[4096 + 200..4096 + 216].to_vec();
-    let done = AtomicBool::new(false);
     let again = || lu.write_at(&case.model[bytes.clone()], bytes.start as u64).unwrap();
     again();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Relaxed) {
-                again();
-                std::thread::sleep(Duration::from_millis(10));
+        // The writer ends when this goes, however that comes.
+        let (_writing, stopped) = mpsc::channel::<()>();
+        scope.spawn({
+            let again = &again;
+            move || {
+                while stopped.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
+                    again();
+                }
             }
         });
-        let images = loop {
-            let read = || case.members.iter().map(|path| std::fs::read(path).unwrap());
-            let images: Vec<Vec<u8>> = read().collect();
+        loop {
+            let images: Vec<Vec<u8>> = case.members.iter().map(|path| std::fs::read(path).unwrap()).collect();
             // (The writer may have been kept waiting for long.)
             if lu.status().dirty && images.iter().all(|image| state(image) == state(&images[0])) {
-                break images;
+                return images;
             }
-        };
-        done.store(true, Relaxed);
-        images
+        }
     })
 }
 

@@ -250,10 +250,7 @@ fn write_run_directly(
 #[inline]
 fn is_plain(map: &StripeMap<'_>, view: &View, faults: &[Fault], cell: u16, rows: Rows) -> bool {
     let cell = map.cell(cell);
-    let nothing_special =
-        faults.is_empty() && view.replacements.is_empty() && view.members[cell.slot.index()].is_well();
-    nothing_special
-        || view.replacement(cell.slot).is_none() && is_good(view, faults, cell.slot, cell.at, rows)
+    view.replacement(cell.slot).is_none() && is_good(view, faults, cell.slot, cell.at, rows)
 }
 
 /// Is a cell good over all of `rows`?

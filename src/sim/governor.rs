@@ -59,14 +59,7 @@ impl Governor {
 
     /// Slots that nothing can be built on.
     pub(super) fn impaired(&self, disks: &SimDisks) -> SlotSet {
-        let slots = self.health.home.iter().zip(&self.health.whole).enumerate();
-        slots
-            .filter(|(_, (home, whole))| {
-                let Some(platter) = **home else { return true };
-                !**whole || self.hurt.contains(&platter) || is_faulty(disks, platter)
-            })
-            .map(|(slot, _)| Slot(slot as u16))
-            .collect()
+        self.without(|platter| is_faulty(disks, platter))
     }
 
     /// May the disk in `slot` have a fault?
@@ -78,7 +71,8 @@ impl Governor {
     pub(super) fn allows_loss(&self, disks: &SimDisks, geometry: &Geometry, slot: u8) -> bool {
         let mirrored = geometry.parities() == 0 && self.agreed_once;
         let can_go = match self.beyond {
-            true => geometry.tolerates(&self.missing().with(Slot(u16::from(slot)))),
+            // (Whatever else may be unreadable.)
+            true => geometry.tolerates(&self.without(|_| false).with(Slot(u16::from(slot)))),
             false => self.spares(disks, geometry, slot),
         };
         (self.health.in_sync || mirrored) && can_go
@@ -89,14 +83,14 @@ impl Governor {
         self.spares(disks, geometry, slot)
     }
 
-    /// Slots whose disk is not there, or is not a member in full, whatever else may be unreadable.
-    fn missing(&self) -> SlotSet {
-        let missing = |home: Option<usize>, whole: bool| {
-            home.is_none_or(|platter| !whole || self.hurt.contains(&platter))
-        };
+    /// Slots whose disk is not there or not a member in full, or is `unfit` besides.
+    fn without(&self, unfit: impl Fn(usize) -> bool) -> SlotSet {
         let slots = self.health.home.iter().zip(&self.health.whole).enumerate();
         slots
-            .filter(|(_, (home, whole))| missing(**home, **whole))
+            .filter(|(_, (home, whole))| {
+                let Some(platter) = **home else { return true };
+                !**whole || self.hurt.contains(&platter) || unfit(platter)
+            })
             .map(|(slot, _)| Slot(slot as u16))
             .collect()
     }
