@@ -2,7 +2,7 @@
 //!
 //! A rate is bytes of *sources* per second of CPU time on one core, in chunks of 64 KiB; of each row the median over rounds in
 //! which all contenders take turns. "L2" works on one stripe again and again. "DRAM" walks over 1 GiB of stripes, each with
-//! parity of its own; in "DRAM, kept" the parity of all goes to four places in turn, as an LU's does (its memory for parity is
+//! parity of its own; in "DRAM, past caches" it is stored around the caches; in "DRAM, kept" the parity of all goes to four places in turn, as an LU's does (its memory for parity is
 //! used again and stays in the cache). The columns:
 //!
 //! - `read`: the same bytes by a loop that only reads; the faster of chunk after chunk and all chunks side by side;
@@ -63,6 +63,8 @@ enum Place {
     Cache,
     /// Many, each with its own parity.
     Memory,
+    /// The same, stored around the caches.
+    MemoryPast,
     /// Many, with the parity in the same few places.
     MemoryKept,
 }
@@ -93,11 +95,18 @@ fn main() {
         ("update of P and Q", Sum::Update, 2),
         ("lost two of 8+2", Sum::LostTwo, 8),
     ];
-    let places = [("L2", Place::Cache), ("DRAM", Place::Memory), ("DRAM, kept", Place::MemoryKept)];
+    let places = [
+        ("L2", Place::Cache),
+        ("DRAM", Place::Memory),
+        ("DRAM, past caches", Place::MemoryPast),
+        ("DRAM, kept", Place::MemoryKept),
+    ];
     for (name, sum, sources) in sums {
         for (at, place) in places {
             let name = format!("{name}, {at}");
-            if name.contains(&filter) {
+            // Other sums are never stored so.
+            let can = place != Place::MemoryPast || matches!(sum, Sum::Xor | Sum::PplusQ);
+            if can && name.contains(&filter) {
                 Row { scale, sum, sources, place, coefs: coefficients(sum, sources) }.measure(
                     &name,
                     &data,
@@ -155,7 +164,7 @@ impl Row {
         let bytes = self.sources * CHUNK;
         let (stripes, targets) = match self.place {
             Place::Cache => (1, 1),
-            Place::Memory => (self.scale.large / bytes, self.scale.large / bytes),
+            Place::Memory | Place::MemoryPast => (self.scale.large / bytes, self.scale.large / bytes),
             Place::MemoryKept => (self.scale.large / bytes, 4),
         };
         let turns = self.scale.turn / bytes;
@@ -176,7 +185,11 @@ impl Row {
             *entry = Source { bytes, coef };
         }
         let target = if self.sum == Sum::Xor { Target::One(p) } else { Target::Two(p, q) };
-        kernels.combine(target, black_box(&list[..self.sources]), self.sum == Sum::Update);
+        let sources = black_box(&list[..self.sources]);
+        match self.place {
+            Place::MemoryPast => kernels.combine_past_caches(target, sources),
+            _ => kernels.combine(target, sources, self.sum == Sum::Update),
+        }
     }
 
     /// Reads all sources and writes the targets: 4 KiB of each in turn. An update's targets are read, too.

@@ -2,14 +2,15 @@
 //!
 //! Promises the same bytes as every other set; the last 31 bytes at most are left to the portable one. Does
 //! not find out whether the CPU has AVX2: the caller of [`Kernels::avx2`] answers for that. Unsafe code here
-//! is the step from the table into functions that need AVX2, and two moves between memory and registers, each
+//! is the step from the table into functions that need AVX2, and three moves between memory and registers, each
 //! of which takes a whole array: all indexing is checked.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{
-    __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi8, _mm256_and_si256,
+    __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_sfence, _mm256_add_epi8, _mm256_and_si256,
     _mm256_broadcastsi128_si256, _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_set1_epi8,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_xor_si256,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_stream_si256,
+    _mm256_xor_si256,
 };
 
 use super::gf::{NIBBLES, POLYNOMIAL};
@@ -32,6 +33,10 @@ impl Kernels {
             xor: |to, sources, accumulate| unsafe { xor(to, sources, accumulate) },
             // SAFETY: as for `xor`.
             pq: |p, q, blocks, accumulate| unsafe { pq(p, q, blocks, accumulate) },
+            // SAFETY: as for `xor`.
+            xor_past: |to, sources, accumulate| unsafe { xor_past(to, sources, accumulate) },
+            // SAFETY: as for `xor`.
+            pq_past: |p, q, blocks, accumulate| unsafe { pq_past(p, q, blocks, accumulate) },
             // SAFETY: as for `xor`.
             one: |to, sources, accumulate| unsafe { one(to, sources, accumulate) },
             // SAFETY: as for `xor`.
@@ -178,10 +183,17 @@ fn load<const N: usize>(bytes: &[u8], at: usize) -> [__m256i; N] {
 /// Puts `N` registers to `at`. Panics if `bytes` does not hold as many.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn store<const N: usize>(bytes: &mut [u8], at: usize, sum: &[__m256i; N]) {
+fn store<const N: usize, const PAST: bool>(bytes: &mut [u8], at: usize, sum: &[__m256i; N]) {
     let (lanes, _) = bytes[at..at + N * LANE].as_chunks_mut::<LANE>();
     for (lane, sum) in lanes.iter_mut().zip(sum) {
-        // SAFETY: the reference is to an array of 32 writable bytes, and this store needs no alignment.
-        unsafe { _mm256_storeu_si256(lane.as_mut_ptr().cast(), *sum) };
+        let lane: *mut __m256i = lane.as_mut_ptr().cast();
+        if PAST && lane.is_aligned() {
+            // SAFETY: the reference was to an array of 32 writable bytes, which are aligned; a fence follows before anybody
+            // else may look at them.
+            unsafe { _mm256_stream_si256(lane, *sum) };
+        } else {
+            // SAFETY: the reference was to an array of 32 writable bytes, and this store needs no alignment.
+            unsafe { _mm256_storeu_si256(lane, *sum) };
+        }
     }
 }

@@ -6,13 +6,14 @@
 //!
 //! Promises the same bytes as every other set; the last 63 bytes at most are left to the portable one. Does not find out what
 //! the CPU has: the caller of [`Kernels::avx512`] answers for that. Unsafe code here is the step from the table into functions
-//! that need these features, and two moves between memory and registers, each of which takes a whole array: all indexing is
-//! checked. Stores go through the cache: parity is read by a disk or by the kernel soon after.
+//! that need these features, and three moves between memory and registers, each of which takes a whole array: all indexing is
+//! checked.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_set1_epi64,
-    _mm512_setzero_si512, _mm512_storeu_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm_sfence, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
+    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512, _mm512_stream_si512,
+    _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 
 use super::gf::MATRICES;
@@ -34,6 +35,10 @@ impl Kernels {
             xor: |to, sources, accumulate| unsafe { xor(to, sources, accumulate) },
             // SAFETY: as for `xor`.
             pq: |p, q, blocks, accumulate| unsafe { pq(p, q, blocks, accumulate) },
+            // SAFETY: as for `xor`.
+            xor_past: |to, sources, accumulate| unsafe { xor_past(to, sources, accumulate) },
+            // SAFETY: as for `xor`.
+            pq_past: |p, q, blocks, accumulate| unsafe { pq_past(p, q, blocks, accumulate) },
             // SAFETY: as for `xor`.
             one: |to, sources, accumulate| unsafe { one(to, sources, accumulate) },
             // SAFETY: as for `xor`.
@@ -129,10 +134,17 @@ fn load<const N: usize>(bytes: &[u8], at: usize) -> [__m512i; N] {
 /// Puts `N` registers to `at`. Panics if `bytes` does not hold as many.
 #[target_feature(enable = "avx512f,gfni")]
 #[inline]
-fn store<const N: usize>(bytes: &mut [u8], at: usize, sum: &[__m512i; N]) {
+fn store<const N: usize, const PAST: bool>(bytes: &mut [u8], at: usize, sum: &[__m512i; N]) {
     let (lanes, _) = bytes[at..at + N * LANE].as_chunks_mut::<LANE>();
     for (lane, sum) in lanes.iter_mut().zip(sum) {
-        // SAFETY: the reference is to an array of 64 writable bytes, and this store needs no alignment.
-        unsafe { _mm512_storeu_si512(lane.as_mut_ptr().cast(), *sum) };
+        let lane: *mut __m512i = lane.as_mut_ptr().cast();
+        if PAST && lane.is_aligned() {
+            // SAFETY: the reference was to an array of 64 writable bytes, which are aligned; a fence follows before anybody
+            // else may look at them.
+            unsafe { _mm512_stream_si512(lane, *sum) };
+        } else {
+            // SAFETY: the reference was to an array of 64 writable bytes, and this store needs no alignment.
+            unsafe { _mm512_storeu_si512(lane, *sum) };
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! The sums over whole registers that every set of vector kernels has, written once.
 //!
 //! A set brings its registers (how to make a zero, `load`, `store`) and what is done in them (`add`, `add_both`, `double_twice`,
-//! `add_product`, `add_products`); [`sums`] makes of them the four functions of [`Kernels`](super::Kernels). A macro, because a function
+//! `add_product`, `add_products`); [`sums`] makes of them the functions of [`Kernels`](super::Kernels). A macro, because a function
 //! that is generic over its registers cannot have the features of a CPU that they need. `$wide` registers a turn, then one;
-//! what is left is the portable set's.
+//! what is left is the portable set's. The two that fill whole stripes are there a second time, with stores around the caches.
 //!
 //! In a cache and out of it, all that counts is how often lines move: a source's comes, a target's comes and goes. The arithmetic
 //! hides behind that if little is done beside it: many registers a turn, and what is asked for ahead of its use. Stores around
-//! the cache would spare a target its coming, and gain a fifth where it is in no cache; but whoever writes it to a disk reads it.
+//! the caches spare a target its coming, and gain a fifth to a third where it is in no cache; where it is in one they lose half.
 
 /// How far before its use a line is asked for, in bytes: the sources of all sums with products, since the CPU follows few streams
 /// on its own, and the target of an xor.
@@ -17,7 +17,7 @@ pub(super) const AHEAD: usize = 768;
 /// sources, and some per cent slower with 7 and more.
 pub(super) const FOLLOWED: usize = 6;
 
-/// `xor`, `pq`, `one` and `two` for CPUs with `$features`, in registers of `$vector`, which `$zero` makes, `$wide` a turn.
+/// `xor`, `pq`, both once more around the caches, `one` and `two` for CPUs with `$features`, in registers of `$vector`, which `$zero` makes, `$wide` a turn.
 /// Two sums have to fit the CPU's registers, and leave half of them.
 macro_rules! sums {
     ($features:literal, $vector:ty, $zero:path, $wide:literal) => {
@@ -30,13 +30,26 @@ macro_rules! sums {
         /// `to` = sum of the sources.
         #[target_feature(enable = $features)]
         fn xor(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
+            xor_to::<false>(to, sources, accumulate);
+        }
+
+        /// The same, stored around the caches.
+        #[target_feature(enable = $features)]
+        fn xor_past(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
+            xor_to::<true>(to, sources, accumulate);
+            _mm_sfence();
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn xor_to<const PAST: bool>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
             let mut at = 0;
             while to.len() - at >= WIDE * LANE {
-                xor_block::<WIDE>(to, sources, accumulate, at);
+                xor_block::<WIDE, PAST>(to, sources, accumulate, at);
                 at += WIDE * LANE;
             }
             while to.len() - at >= LANE {
-                xor_block::<1>(to, sources, accumulate, at);
+                xor_block::<1, PAST>(to, sources, accumulate, at);
                 at += LANE;
             }
             portable::xor(to, sources, accumulate, at);
@@ -45,8 +58,15 @@ macro_rules! sums {
         /// `N` registers of [`xor`].
         #[target_feature(enable = $features)]
         #[inline]
-        fn xor_block<const N: usize>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool, at: usize) {
-            ask_ahead::<N>(to, at);
+        fn xor_block<const N: usize, const PAST: bool>(
+            to: &mut [u8],
+            sources: &[Source<'_>],
+            accumulate: bool,
+            at: usize,
+        ) {
+            if !PAST {
+                ask_ahead::<N>(to, at);
+            }
             let mut sum = start::<N>(to, at, accumulate);
             let (pairs, rest) = sources.as_chunks::<2>();
             for [a, b] in pairs {
@@ -55,19 +75,32 @@ macro_rules! sums {
             for source in rest {
                 add(&mut sum, &load(source.bytes, at));
             }
-            store(to, at, &sum);
+            store::<N, PAST>(to, at, &sum);
         }
 
         /// `p` = sum of the blocks, `q` = sum of g^j times `blocks[j]`, by Horner's rule.
         #[target_feature(enable = $features)]
         fn pq(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool) {
+            pq_to::<false>(p, q, blocks, accumulate);
+        }
+
+        /// The same, stored around the caches.
+        #[target_feature(enable = $features)]
+        fn pq_past(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool) {
+            pq_to::<true>(p, q, blocks, accumulate);
+            _mm_sfence();
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn pq_to<const PAST: bool>(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool) {
             let mut at = 0;
             while p.len() - at >= WIDE * LANE {
-                pq_block::<WIDE>(p, q, blocks, accumulate, at);
+                pq_block::<WIDE, PAST>(p, q, blocks, accumulate, at);
                 at += WIDE * LANE;
             }
             while p.len() - at >= LANE {
-                pq_block::<1>(p, q, blocks, accumulate, at);
+                pq_block::<1, PAST>(p, q, blocks, accumulate, at);
                 at += LANE;
             }
             portable::pq(p, q, blocks, accumulate, at);
@@ -76,14 +109,14 @@ macro_rules! sums {
         /// `N` registers of each of [`pq`]'s sums.
         #[target_feature(enable = $features)]
         #[inline]
-        fn pq_block<const N: usize>(
+        fn pq_block<const N: usize, const PAST: bool>(
             p: &mut [u8],
             q: &mut [u8],
             blocks: &[&[u8]],
             accumulate: bool,
             at: usize,
         ) {
-            if blocks.len() <= FOLLOWED {
+            if !PAST && blocks.len() <= FOLLOWED {
                 ask_ahead::<N>(p, at);
                 ask_ahead::<N>(q, at);
             }
@@ -104,8 +137,8 @@ macro_rules! sums {
                 double_twice(&mut q_sum, &a, &b);
             }
             add(&mut q_sum, &start(q, at, accumulate));
-            store(p, at, &p_sum);
-            store(q, at, &q_sum);
+            store::<N, PAST>(p, at, &p_sum);
+            store::<N, PAST>(q, at, &q_sum);
         }
 
         /// `to` = sum of the first coefficients times the sources.
@@ -132,7 +165,7 @@ macro_rules! sums {
                 ask_ahead::<N>(source.bytes, at);
                 add_product(&mut sum, source.coef[0], &load(source.bytes, at));
             }
-            store(to, at, &sum);
+            store::<N, false>(to, at, &sum);
         }
 
         /// `to`, `to2` = sums of the first and of the second coefficients times the sources.
@@ -165,8 +198,8 @@ macro_rules! sums {
                 ask_ahead::<N>(source.bytes, at);
                 add_products(&mut sum, &mut sum2, source.coef, &load(source.bytes, at));
             }
-            store(to, at, &sum);
-            store(to2, at, &sum2);
+            store::<N, false>(to, at, &sum);
+            store::<N, false>(to2, at, &sum2);
         }
 
         /// Asks for `N` registers [`AHEAD`] bytes from `at`.
