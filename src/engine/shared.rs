@@ -113,8 +113,12 @@ impl Shared {
     /// Counts a write in. False if the LU is not marked dirty on disk yet: then the write is not counted and must wait.
     pub fn begin_write(&self, queue: QueueId) -> bool {
         let gate = &self.gates[queue.0];
-        // (Nobody else drives the queue meanwhile.)
-        gate.in_flight.swap(gate.in_flight.load(Relaxed) + 1, SeqCst);
+        // (Nobody else drives the queue meanwhile.) The first of several makes the keeper see that the queue writes; the others
+        // need not: until all have ended it finds one or the other number, and none of them is zero.
+        match gate.in_flight.load(Relaxed) {
+            0 => drop(gate.in_flight.swap(1, SeqCst)),
+            more => gate.in_flight.store(more + 1, Relaxed),
+        }
         if !self.tracks_intent || self.dirty.load(SeqCst) {
             gate.total.store(gate.total.load(Relaxed).wrapping_add(1), Release);
             return true;
