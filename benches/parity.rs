@@ -2,8 +2,8 @@
 //!
 //! A rate is bytes of *sources* per second of CPU time on one core, in chunks of 64 KiB; of each row the median over rounds in
 //! which all contenders take turns. "L2" works on one stripe again and again. "DRAM" walks over 1 GiB of stripes, each with
-//! parity of its own; in "DRAM, past caches" it is stored around the caches; in "DRAM, kept" the parity of all goes to four places in turn, as an LU's does (its memory for parity is
-//! used again and stays in the cache). The columns:
+//! parity of its own; in "DRAM, past caches" it is stored around the caches; in "DRAM, kept" the parity of all goes to four places
+//! in turn, as an LU's does (its memory for parity is used again and stays in the cache). The columns:
 //!
 //! - `read`: the same bytes by a loop that only reads; the faster of chunk after chunk and all chunks side by side;
 //! - `pass`: all sources read, as many targets written as parity has, by a plain copy of the first source: what the bytes cost a

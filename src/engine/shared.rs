@@ -116,7 +116,9 @@ impl Shared {
         // (Nobody else drives the queue meanwhile.) The first of several makes the keeper see that the queue writes; the others
         // need not: until all have ended it finds one or the other number, and none of them is zero.
         match gate.in_flight.load(Relaxed) {
-            0 => drop(gate.in_flight.swap(1, SeqCst)),
+            0 => {
+                gate.in_flight.swap(1, SeqCst);
+            }
             more => gate.in_flight.store(more + 1, Relaxed),
         }
         if !self.tracks_intent || self.dirty.load(SeqCst) {

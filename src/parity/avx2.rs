@@ -30,13 +30,13 @@ impl Kernels {
         Kernels {
             name: "avx2",
             // SAFETY: the CPU has AVX2, as promised by the caller of this constructor.
-            xor: |to, sources, accumulate| unsafe { xor(to, sources, accumulate) },
+            xor: |to, sources, accumulate| unsafe { xor::<false>(to, sources, accumulate) },
             // SAFETY: as for `xor`.
-            pq: |p, q, blocks, accumulate| unsafe { pq(p, q, blocks, accumulate) },
+            pq: |p, q, blocks, accumulate| unsafe { pq::<false>(p, q, blocks, accumulate) },
             // SAFETY: as for `xor`.
-            xor_past: |to, sources, accumulate| unsafe { xor_past(to, sources, accumulate) },
+            xor_past: |to, sources, accumulate| unsafe { xor::<true>(to, sources, accumulate) },
             // SAFETY: as for `xor`.
-            pq_past: |p, q, blocks, accumulate| unsafe { pq_past(p, q, blocks, accumulate) },
+            pq_past: |p, q, blocks, accumulate| unsafe { pq::<true>(p, q, blocks, accumulate) },
             // SAFETY: as for `xor`.
             one: |to, sources, accumulate| unsafe { one(to, sources, accumulate) },
             // SAFETY: as for `xor`.

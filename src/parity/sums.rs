@@ -3,7 +3,7 @@
 //! A set brings its registers (how to make a zero, `load`, `store`) and what is done in them (`add`, `add_both`, `double_twice`,
 //! `add_product`, `add_products`); [`sums`] makes of them the functions of [`Kernels`](super::Kernels). A macro, because a function
 //! that is generic over its registers cannot have the features of a CPU that they need. `$wide` registers a turn, then one;
-//! what is left is the portable set's. The two that fill whole stripes are there a second time, with stores around the caches.
+//! what is left is the portable set's. The two that make whole stripes' parity can store it around the caches.
 //!
 //! In a cache and out of it, all that counts is how often lines move: a source's comes, a target's comes and goes. The arithmetic
 //! hides behind that if little is done beside it: many registers a turn, and what is asked for ahead of its use. Stores around
@@ -17,7 +17,7 @@ pub(super) const AHEAD: usize = 768;
 /// sources, and some per cent slower with 7 and more.
 pub(super) const FOLLOWED: usize = 6;
 
-/// `xor`, `pq`, both once more around the caches, `one` and `two` for CPUs with `$features`, in registers of `$vector`, which `$zero` makes, `$wide` a turn.
+/// `xor`, `pq`, `one` and `two` for CPUs with `$features`, in registers of `$vector`, which `$zero` makes, `$wide` a turn.
 /// Two sums have to fit the CPU's registers, and leave half of them.
 macro_rules! sums {
     ($features:literal, $vector:ty, $zero:path, $wide:literal) => {
@@ -27,22 +27,9 @@ macro_rules! sums {
         /// Registers a turn.
         const WIDE: usize = $wide;
 
-        /// `to` = sum of the sources.
+        /// `to` = sum of the sources; if `PAST`, stored around the caches.
         #[target_feature(enable = $features)]
-        fn xor(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-            xor_to::<false>(to, sources, accumulate);
-        }
-
-        /// The same, stored around the caches.
-        #[target_feature(enable = $features)]
-        fn xor_past(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
-            xor_to::<true>(to, sources, accumulate);
-            _mm_sfence();
-        }
-
-        #[target_feature(enable = $features)]
-        #[inline]
-        fn xor_to<const PAST: bool>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
+        fn xor<const PAST: bool>(to: &mut [u8], sources: &[Source<'_>], accumulate: bool) {
             let mut at = 0;
             while to.len() - at >= WIDE * LANE {
                 xor_block::<WIDE, PAST>(to, sources, accumulate, at);
@@ -53,6 +40,9 @@ macro_rules! sums {
                 at += LANE;
             }
             portable::xor(to, sources, accumulate, at);
+            if PAST {
+                _mm_sfence();
+            }
         }
 
         /// `N` registers of [`xor`].
@@ -78,22 +68,9 @@ macro_rules! sums {
             store::<N, PAST>(to, at, &sum);
         }
 
-        /// `p` = sum of the blocks, `q` = sum of g^j times `blocks[j]`, by Horner's rule.
+        /// `p` = sum of the blocks, `q` = sum of g^j times `blocks[j]`, by Horner's rule; if `PAST`, stored around the caches.
         #[target_feature(enable = $features)]
-        fn pq(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool) {
-            pq_to::<false>(p, q, blocks, accumulate);
-        }
-
-        /// The same, stored around the caches.
-        #[target_feature(enable = $features)]
-        fn pq_past(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool) {
-            pq_to::<true>(p, q, blocks, accumulate);
-            _mm_sfence();
-        }
-
-        #[target_feature(enable = $features)]
-        #[inline]
-        fn pq_to<const PAST: bool>(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool) {
+        fn pq<const PAST: bool>(p: &mut [u8], q: &mut [u8], blocks: &[&[u8]], accumulate: bool) {
             let mut at = 0;
             while p.len() - at >= WIDE * LANE {
                 pq_block::<WIDE, PAST>(p, q, blocks, accumulate, at);
@@ -104,6 +81,9 @@ macro_rules! sums {
                 at += LANE;
             }
             portable::pq(p, q, blocks, accumulate, at);
+            if PAST {
+                _mm_sfence();
+            }
         }
 
         /// `N` registers of each of [`pq`]'s sums.
